@@ -1,0 +1,1 @@
+"""Evaluation: FROC, intervals, strata, COCO files, plots and the report (paper, sec. 3)."""

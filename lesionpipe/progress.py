@@ -1,0 +1,21 @@
+"""Progress of long work: a live bar with rate and remaining time in a terminal, a rare plain line in a log."""
+
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+LOG_INTERVAL_S = 30
+
+
+def progress(items: Iterable[Item] | None, label: str, total: int | None = None, unit: str = "it", **bytes_mode) -> tqdm:
+    """A tqdm bar over `items` (or one to be advanced by hand when None), refreshed rarely where no terminal listens.
+
+    Pass ``unit="B", unit_scale=True, unit_divisor=1000`` to count bytes.
+    """
+    live = sys.stderr.isatty()
+    interval = 0.2 if live else LOG_INTERVAL_S
+    return tqdm(items, desc=label, total=total, unit=unit, mininterval=interval, delay=0 if live else LOG_INTERVAL_S,
+                dynamic_ncols=live, leave=True, **bytes_mode)  # fmt: skip

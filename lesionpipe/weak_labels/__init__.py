@@ -1,0 +1,1 @@
+"""Dense masks from weak RECIST labels (paper, sec. 2.2)."""
