@@ -20,7 +20,9 @@ def run(job: Callable[[], None]) -> None:
         sys.exit(130)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sys.exit(f"error: no space left on the disk while writing {error.filename or 'an output'}: free some and rerun")
+            sys.exit(
+                f"error: no space left on the disk while writing {error.filename or 'an output'}: free some and rerun"
+            )
         if error.errno in (errno.ENOENT, errno.EACCES, errno.EROFS, errno.ENOTDIR) and error.filename:
             sys.exit(f"error: {error.filename}: {error.strerror}")
         raise

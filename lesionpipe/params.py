@@ -46,9 +46,9 @@ class Dataset(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(set(self.parts)) < len(self.parts):
-            raise ValueError("parts must differ from each other")
+            raise ValueError(f"parts = {list(self.parts)}: each part may stand only once")
         if self.source in ("archives", "folder") and not self.path:
-            raise ValueError(f"source '{self.source}' needs path: the folder that holds the data")
+            raise ValueError(f"path = {self.path}: source '{self.source}' needs the folder that holds the data")
         return self
 
 
@@ -78,9 +78,9 @@ class Preprocess(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.slices % 2 == 0:
-            raise ValueError("slices must be odd, so that the lesion slice lies in the middle")
+            raise ValueError(f"slices = {self.slices}: must be odd, so that the lesion slice lies in the middle")
         if not -32768 <= self.hu[0] < self.hu[1] <= 32767:
-            raise ValueError("hu must be two rising values within -32768 and 32767")
+            raise ValueError(f"hu = {list(self.hu)}: must be two rising values from -32768 to 32767")
         return self
 
 
@@ -109,12 +109,16 @@ class Anchors(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(self.ratio_bounds) != self.ratio_pairs:
-            raise ValueError(f"ratio_bounds must hold one [low, high] for each of the {self.ratio_pairs} ratio_pairs")
-        for low, high in (self.scale_bounds, *self.ratio_bounds):
-            if low >= high:
-                raise ValueError(f"bounds must rise: [{low}, {high}]")
+            raise ValueError(
+                f"ratio_bounds = {self.ratio_bounds}: must hold one [low, high] for each of the {self.ratio_pairs} ratio_pairs"
+            )
+        for name, bounds in (("scale_bounds", (self.scale_bounds,)), ("ratio_bounds", self.ratio_bounds)):
+            if any(low >= high for low, high in bounds):
+                raise ValueError(f"{name} = {getattr(self, name)}: each [low, high] must rise")
         if any(low < 1 for low, _ in self.ratio_bounds):
-            raise ValueError("ratio_bounds start at 1 or above: each ratio stands for itself and its reciprocal")
+            raise ValueError(
+                f"ratio_bounds = {self.ratio_bounds}: start at 1, as a ratio stands for its reciprocal too"
+            )
         return self
 
 
@@ -181,7 +185,7 @@ class Evaluate(Section):
         for name in ("fp_rates", "size_edges_mm"):
             values = getattr(self, name)
             if any(a >= b for a, b in zip(values, values[1:], strict=False)):
-                raise ValueError(f"{name} must rise")
+                raise ValueError(f"{name} = {list(values)}: must rise")
         return self
 
 
@@ -236,6 +240,8 @@ def _complaint(error: dict) -> str:
         return f"{name}: unknown parameter; remove it or correct its name"
     if error["type"] == "missing":
         return f"{name}: missing; see presets/phantom.yaml for all parameters"
-    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":  # a rule that ties several parameters: it names the one to change itself
+        return f"{name}.{error['ctx']['error']}"
+    message = error["msg"]
     value = "" if isinstance(error["input"], dict) else f" = {error['input']!r}"
     return f"{name}{value}: {message[0].lower()}{message[1:]}"

@@ -10,7 +10,9 @@ Item = TypeVar("Item")
 LOG_INTERVAL_S = 30
 
 
-def progress(items: Iterable[Item] | None, label: str, total: int | None = None, unit: str = "it", **bytes_mode) -> tqdm:
+def progress(
+    items: Iterable[Item] | None, label: str, total: int | None = None, unit: str = "it", **bytes_mode
+) -> tqdm:
     """A tqdm bar over `items` (or one to be advanced by hand when None), refreshed rarely where no terminal listens.
 
     Pass ``unit="B", unit_scale=True, unit_divisor=1000`` to count bytes.

@@ -1,0 +1,62 @@
+"""The paper's ablation (Table 1): its four rows as named DVC experiments, and their comparison."""
+
+import subprocess
+import sys
+
+import dvc.api
+import typer
+
+from lesionpipe.errors import UserError
+
+# Each row moves the switches of the one before; what a row does not name is as in params.yaml.
+ROWS: dict[str, dict[str, str]] = {
+    "original": {"anchors.use": "default", "network.levels": "P3-P7", "network.mask_branch": "false",
+                 "network.attention": "false"},
+    "anchor-optimisation": {"anchors.use": "searched", "network.levels": "P3-P7", "network.mask_branch": "false",
+                            "network.attention": "false"},
+    "dense-supervision": {"anchors.use": "searched", "network.levels": "P2-P6", "network.mask_branch": "true",
+                          "network.attention": "false"},
+    "attention-gate": {"anchors.use": "searched", "network.levels": "P2-P6", "network.mask_branch": "true",
+                       "network.attention": "true"},
+}  # fmt: skip
+RATES = ("0.5", "1", "2", "4", "8", "16")
+
+
+def command(row: str) -> list[str]:
+    """The `dvc exp run` command of a row, as a list of words."""
+    settings = [word for name, value in ROWS[row].items() for word in ("-S", f"{name}={value}")]
+    return ["dvc", "exp", "run", "--name", row, "--force-name", *settings]
+
+
+def ablation(
+    only_table: bool = typer.Option(False, "--table", help="Only print the finished rows."),
+) -> None:
+    """Run the paper's four rows as named experiments and print their FROC side by side."""
+    if not only_table:
+        for row in ROWS:
+            _run(command(row))
+    print(table({e["Experiment"]: e for e in dvc.api.exp_show() if e.get("Experiment") in ROWS}))
+
+
+def _run(words: list[str]) -> None:
+    print("$ " + " ".join(words), flush=True)
+    if subprocess.run(words, check=False).returncode:
+        raise UserError("the row stopped, see above; finished stages are cached: the same command goes on from there")
+
+
+def table(experiments: dict[str, dict]) -> str:
+    """Markdown table of sensitivities (%) on the test split, one line per finished row."""
+    lines = ["| row | " + " | ".join(f"{r} FP" for r in RATES) + " |", "|---" * (len(RATES) + 1) + "|"]
+    for row in ROWS:
+        cells = [_percent(experiments.get(row, {}), rate) for rate in RATES]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _percent(experiment: dict, rate: str) -> str:
+    value = next((v for k, v in experiment.items() if k.endswith(f"test.sensitivity_at_{rate}")), None)
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit("run: lesionpipe ablation")
