@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 def run(job: Callable[[], None]) -> None:
-    """Run a stage or command; turn user errors, a full disk and Ctrl-C into one line on stderr and exit code 1 (130)."""
+    """Run a stage or command; what a user can mend becomes one line and exit code 1 (Ctrl-C: 130)."""
     try:
         job()
     except UserError as error:

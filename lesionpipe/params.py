@@ -4,6 +4,7 @@ Unknown keys, wrong types and impossible values stop a stage before any work. Th
 in `params.yaml`; here stand its type, its limits and the rules that tie several together.
 """
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -110,7 +111,7 @@ class Anchors(Section):
     def _consistent(self) -> Self:
         if len(self.ratio_bounds) != self.ratio_pairs:
             raise ValueError(
-                f"ratio_bounds = {self.ratio_bounds}: must hold one [low, high] for each of the {self.ratio_pairs} ratio_pairs"
+                f"ratio_bounds = {self.ratio_bounds}: must hold {self.ratio_pairs} [low, high], one per pair"
             )
         for name, bounds in (("scale_bounds", (self.scale_bounds,)), ("ratio_bounds", self.ratio_bounds)):
             if any(low >= high for low, high in bounds):
@@ -184,7 +185,7 @@ class Evaluate(Section):
     def _consistent(self) -> Self:
         for name in ("fp_rates", "size_edges_mm"):
             values = getattr(self, name)
-            if any(a >= b for a, b in zip(values, values[1:], strict=False)):
+            if any(a >= b for a, b in itertools.pairwise(values)):
                 raise ValueError(f"{name} = {list(values)}: must rise")
         return self
 

@@ -11,13 +11,24 @@ LOG_INTERVAL_S = 30
 
 
 def progress(
-    items: Iterable[Item] | None, label: str, total: int | None = None, unit: str = "it", **bytes_mode
+    items: Iterable[Item] | None,
+    label: str,
+    total: int | None = None,
+    unit: str = "it",
+    unit_scale: bool = False,
 ) -> tqdm:
     """A tqdm bar over `items` (or one to be advanced by hand when None), refreshed rarely where no terminal listens.
 
-    Pass ``unit="B", unit_scale=True, unit_divisor=1000`` to count bytes.
+    Pass ``unit="B", unit_scale=True`` to count bytes.
     """
     live = sys.stderr.isatty()
-    interval = 0.2 if live else LOG_INTERVAL_S
-    return tqdm(items, desc=label, total=total, unit=unit, mininterval=interval, delay=0 if live else LOG_INTERVAL_S,
-                dynamic_ncols=live, leave=True, **bytes_mode)  # fmt: skip
+    return tqdm(
+        items,
+        desc=label,
+        total=total,
+        unit=unit,
+        unit_scale=unit_scale,
+        mininterval=0.2 if live else LOG_INTERVAL_S,
+        delay=0 if live else LOG_INTERVAL_S,
+        dynamic_ncols=live,
+    )

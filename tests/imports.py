@@ -21,7 +21,7 @@ def module_file(name: str) -> Path | None:
 
 @cache
 def imported_files(path: Path) -> frozenset[Path]:
-    """Files of the package that a file imports itself, also inside functions; packages that hold only words don't count."""
+    """Files of the package that a file imports itself, also inside functions; packages without code don't count."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
