@@ -43,6 +43,8 @@ class Dataset(Section):
     parts: tuple[Part, ...] = Field(min_length=1)
     path: str | None
     annotations: str | None
+    watch: tuple[Literal["folder"], ...] = Field(max_length=1)
+    listing: str
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -88,6 +90,7 @@ class Preprocess(Section):
 class Masks(Section):
     method: Literal["grabcut", "ellipse", "box-dilation"]
     margin: float = Field(ge=0.1, le=10)
+    reach: float | None = Field(ge=1, le=10)
     full_slice: bool
     iterations: int = Field(ge=1, le=50)
 
@@ -102,6 +105,7 @@ class Anchors(Section):
     ratio_pairs: int = Field(ge=0, le=5)
     scale_bounds: Interval
     ratio_bounds: tuple[Interval, ...]
+    size_bounds: Interval | None
     population: int = Field(ge=4, le=1000)
     generations: int = Field(ge=1, le=100000)
     mutation: float = Field(gt=0, lt=2)
@@ -113,7 +117,9 @@ class Anchors(Section):
             raise ValueError(
                 f"ratio_bounds = {self.ratio_bounds}: must hold {self.ratio_pairs} [low, high], one per pair"
             )
-        for name, bounds in (("scale_bounds", (self.scale_bounds,)), ("ratio_bounds", self.ratio_bounds)):
+        sizes = () if self.size_bounds is None else (self.size_bounds,)
+        intervals = {"scale_bounds": (self.scale_bounds,), "ratio_bounds": self.ratio_bounds, "size_bounds": sizes}
+        for name, bounds in intervals.items():
             if any(low >= high for low, high in bounds):
                 raise ValueError(f"{name} = {getattr(self, name)}: each [low, high] must rise")
         if any(low < 1 for low, _ in self.ratio_bounds):
@@ -145,6 +151,7 @@ class Train(Section):
     batch: int = Field(ge=1)
     learning_rate: Positive
     schedule: Literal["plateau", "cosine"]
+    warmup_epochs: float = Field(ge=0, allow_inf_nan=False)
     drop_after: int = Field(ge=1)
     drop_factor: float = Field(gt=0, lt=1)
     stop_after: int = Field(ge=1)
@@ -163,6 +170,7 @@ class Train(Section):
 class Detect(Section):
     splits: tuple[Split, ...] = Field(min_length=1)
     batch: int = Field(ge=1)
+    precision: Literal["32", "bf16"]
     score_floor: Share
     candidates_per_level: int = Field(ge=1)
     nms_iou: Share

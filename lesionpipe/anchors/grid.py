@@ -1,0 +1,137 @@
+"""Where anchors lie and how large they are: sizes, scales, ratios and strides become boxes (paper, sec. 2.1).
+
+Every cell of pyramid level n (stride 2**n) holds one anchor per scale and ratio around the cell's centre. An anchor of
+size s, scale k and ratio r has the area (s k)^2 and height / width = r. Nothing is rounded and nothing is clipped.
+
+Cell (row, column) of a level has its centre at ((column + 0.5) stride, (row + 0.5) stride) in the frame where pixel i
+covers [i, i + 1). Our boxes count from the centre of the first pixel, so 0.5 is subtracted here, and only here. A level
+of an image of side S has ceil(S / stride) cells a side; a last cell whose centre is outside the image yields anchors
+too, because the network predicts for them, but they take no part in matching (`centre_inside`).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from lesionpipe.errors import UserError
+
+SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)  # px of a 512 px slice, RetinaNet and paper
+RETINANET_SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+RETINANET_RATIOS = (0.5, 1.0, 2.0)
+PAPER_SCALES = (0.425, 0.540, 0.680)
+PAPER_RATIOS = (1 / 3.27, 1 / 1.78, 1.0, 1.78, 3.27)
+HALF_PIXEL = 0.5
+ROUNDING = 0.01  # px, above float32's at any image size, below the distance between centres and inner borders
+
+
+@dataclasses.dataclass(frozen=True)
+class AnchorSet:
+    """The anchors of a pyramid: one size (px) and stride (px) per level, finest first; scales and ratios of every cell.
+
+    Raises:
+        UserError: a list is empty, a value is not a positive number, or sizes and strides differ in number.
+    """
+
+    sizes: tuple[float, ...]
+    scales: tuple[float, ...]
+    ratios: tuple[float, ...]
+    strides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("sizes", "scales", "ratios", "strides"):
+            values = getattr(self, name)
+            if not values or not all(math.isfinite(v) and v > 0 for v in values):
+                raise UserError(f"anchors: {name} must be positive numbers, not {list(values)}")
+        if len(self.sizes) != len(self.strides):
+            raise UserError(f"anchors: {len(self.sizes)} sizes for {len(self.strides)} levels; give one size per level")
+
+    @property
+    def per_cell(self) -> int:
+        """Anchors per cell: scales times ratios."""
+        return len(self.scales) * len(self.ratios)
+
+    def scaled(self, factor: float) -> Self:
+        """The same anchors for slices resized by `factor`: the sizes shrink, the network's strides stay."""
+        return dataclasses.replace(self, sizes=tuple(size * factor for size in self.sizes))
+
+    def to_dict(self) -> dict[str, list]:
+        return {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Self:
+        """The set in `values`; other keys are ignored.
+
+        Raises:
+            UserError: a key is missing or isn't a list of numbers.
+        """
+        try:
+            lists = {field.name: [float(v) for v in values[field.name]] for field in dataclasses.fields(cls)}
+        except (KeyError, TypeError, ValueError) as error:
+            message = f"anchors: sizes, scales, ratios and strides must be lists of numbers ({error!r})"
+            raise UserError(message) from None
+        strides = tuple(int(v) for v in lists.pop("strides"))
+        return cls(strides=strides, **{name: tuple(numbers) for name, numbers in lists.items()})
+
+
+def strides_of(levels: Sequence[int]) -> tuple[int, ...]:
+    """Strides in px of pyramid levels: P2 -> 4, …, P7 -> 128."""
+    return tuple(2**level for level in levels)
+
+
+def retinanet_set(levels: Sequence[int], sizes: Sequence[float] = SIZES) -> AnchorSet:
+    """RetinaNet's default, 9 per cell: scales 2^0, 2^1/3, 2^2/3, ratios 1:2, 1:1, 2:1."""
+    return AnchorSet(tuple(sizes), RETINANET_SCALES, RETINANET_RATIOS, strides_of(levels))
+
+
+def paper_set(levels: Sequence[int], sizes: Sequence[float] = SIZES) -> AnchorSet:
+    """The set that the paper publishes, 15 per cell (paper, sec. 2.1)."""
+    return AnchorSet(tuple(sizes), PAPER_SCALES, PAPER_RATIOS, strides_of(levels))
+
+
+def cell_sides(size: float, scales: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
+    """Widths and heights (scales * ratios, 2) in px of the anchors of one cell, all ratios of the first scale first."""
+    side = size * np.repeat(np.asarray(scales, float), len(ratios))
+    ratio = np.sqrt(np.tile(np.asarray(ratios, float), len(scales)))
+    return np.stack([side / ratio, side * ratio], axis=-1)
+
+
+def cell_counts(height: int, width: int, stride: int) -> tuple[int, int]:
+    """Rows and columns of a level's feature map."""
+    return math.ceil(height / stride), math.ceil(width / stride)
+
+
+def anchors_for(anchor_set: AnchorSet, height: int, width: int) -> np.ndarray:
+    """All anchors of an image of height x width px: float32 (A, 4) xyxy.
+
+    Order: levels finest first; in a level the cells row by row; in a cell all ratios of the first scale, then of the
+    second, and so on.
+    """
+    levels = zip(anchor_set.sizes, anchor_set.strides, strict=True)
+    boxes = [_level(cell_sides(size, anchor_set.scales, anchor_set.ratios), stride, height, width)
+             for size, stride in levels]  # fmt: skip
+    return np.concatenate(boxes).astype(np.float32)
+
+
+def _level(sides: np.ndarray, stride: int, height: int, width: int) -> np.ndarray:
+    rows, columns = cell_counts(height, width, stride)
+    y, x = np.meshgrid(_centres(rows, stride), _centres(columns, stride), indexing="ij")
+    centres = np.stack([x, y], axis=-1)[:, :, None]  # (rows, columns, 1, 2)
+    return np.concatenate([centres - sides / 2, centres + sides / 2], axis=-1).reshape(-1, 4)
+
+
+def _centres(cells: int, stride: int) -> np.ndarray:
+    return (np.arange(cells) + 0.5) * stride - HALF_PIXEL
+
+
+def centre_inside(anchors, height: float, width: float):
+    """Which anchors (…, 4), NumPy or tensor, have their centre inside the image: bool (…,).
+
+    Centres are never left of or above the image, so only the far borders count; a centre on the border is outside, also
+    where float32 corners place it a hair before.
+    """
+    x, y = (anchors[..., 0] + anchors[..., 2]) / 2, (anchors[..., 1] + anchors[..., 3]) / 2
+    inset = HALF_PIXEL + ROUNDING
+    return (x < width - inset) & (y < height - inset)

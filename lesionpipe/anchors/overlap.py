@@ -1,0 +1,110 @@
+"""How well anchors meet boxes: the IoU of each box with its best anchor, exactly, without listing all anchors.
+
+Two answers to where an anchor may lie (paper, sec. 2.1, is silent; its code takes the first):
+
+- concentric: anchor and box share their centre. The best that any placement can give.
+- grid: anchors lie where the network puts them (`grid.anchors_for`). The IoU of a box with an anchor of given sides
+  falls with the distance of their centres along x and, separately, along y, so on each level the best anchor is the one
+  in the cell nearest along x and nearest along y. That makes levels x anchors per cell IoUs a box instead of hundreds
+  of thousands, with the same result. At the far borders the nearest centre inside the image counts.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lesionpipe.anchors.grid import HALF_PIXEL, AnchorSet, cell_sides
+
+SURE = 0.5  # a box that has an anchor at this IoU need not meet anchors whose area alone rules that IoU out
+FLOOR = 1e-6  # smallest IoU that the focal score tells apart from none
+
+
+class BestOverlap:
+    """Boxes made ready to meet many anchor sets of the same strides; call it with sizes, scales and ratios.
+
+    Args:
+        boxes: (n, 4) xyxy px, counted from the centre of the first pixel.
+        strides: px, one per level; None: concentric.
+        image_sizes: (n, 2) width, height in px of each box's image, or one pair for all; unused when concentric.
+        pixel: 0, or 1 for the convention width = x2 - x1 + 1.
+    """
+
+    def __init__(self, boxes: np.ndarray, strides: Sequence[int] | None, image_sizes=(512, 512), pixel: float = 0):
+        boxes = np.asarray(boxes, float).reshape(-1, 4)
+        images = np.broadcast_to(np.asarray(image_sizes, float), (len(boxes), 2))
+        centres = (boxes[:, 2:] + boxes[:, :2]) / 2 + HALF_PIXEL
+        sides = boxes[:, 2:] - boxes[:, :2] + pixel
+        area = sides.prod(axis=1)
+        self._order = order = np.argsort(area, kind="stable")
+        self._pixel = np.float32(pixel)
+        self._area = area[order].astype(np.float32)
+        self._sides = np.ascontiguousarray(sides[order].T, np.float32)  # (2, n)
+        away = [np.zeros_like(sides)] if strides is None else [centre_distance(centres, images, s) for s in strides]
+        # half the box less the distance of the centres; with half the anchor added, what they share where neither ends
+        self._reach = np.stack([(sides / 2 - a)[order].T for a in away]).astype(np.float32)  # (levels or 1, 2, n)
+
+    def __len__(self) -> int:
+        return len(self._area)
+
+    def of(self, anchor_set: AnchorSet) -> np.ndarray:
+        """Best IoU of each box with an anchor of the set: float32 (n,), in the order of the boxes given."""
+        best = np.empty(len(self), np.float32)
+        best[self._order] = self(anchor_set.sizes, anchor_set.scales, anchor_set.ratios)
+        return best
+
+    def __call__(self, sizes: Sequence[float], scales: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
+        """Best IoU of each box, float32 (n,), smallest box first."""
+        sides = np.multiply.outer(sizes, cell_sides(1, scales, ratios)).astype(np.float32) + self._pixel
+        sides = sides.reshape(len(sizes), len(scales), len(ratios), 2)
+        areas = sides.prod(axis=-1)
+        first = self._area.searchsorted(areas.min(axis=-1) * SURE)
+        last = self._area.searchsorted(areas.max(axis=-1) / SURE)
+        best = np.zeros(len(self), np.float32)
+        for level, scale in np.ndindex(first.shape):
+            rows = slice(first[level, scale], last[level, scale])
+            reach = self._reach[level % len(self._reach)][:, rows]
+            best[rows] = np.maximum(best[rows], self._meet(rows, reach, sides[level, scale]))
+        unsure = np.flatnonzero(best < SURE)
+        if len(unsure):
+            reach = self._reach[:, :, unsure].swapaxes(0, 1)[:, :, None]  # (2, levels, 1, rows)
+            best[unsure] = self._meet(unsure, reach, sides.reshape(len(sizes), -1, 2)).max(axis=0)
+        return best
+
+    def _meet(self, rows: slice | np.ndarray, reach: np.ndarray, sides: np.ndarray) -> np.ndarray:
+        """Best IoU (…, rows) of some boxes with anchors of sides (…, m, 2), given their reach (2, …, rows)."""
+        width, height = sides[..., 0, None], sides[..., 1, None]  # (…, m, 1)
+        shared = _shared(reach[0], self._sides[0, rows], width)
+        np.maximum(shared, 0, out=shared)  # one factor suffices: the product is then at most 0 where they don't meet
+        shared *= _shared(reach[1], self._sides[1, rows], height)
+        union = self._area[rows] + width * height
+        union -= shared
+        shared /= union
+        return shared.max(axis=-2)
+
+
+def _shared(reach: np.ndarray, box: np.ndarray, anchor: np.ndarray) -> np.ndarray:
+    """What boxes (…, n) and anchors (…, m, 1) share along one axis: (…, m, n), negative where they don't meet."""
+    shared = reach + anchor / 2
+    np.minimum(shared, box, out=shared)
+    np.minimum(shared, anchor, out=shared)
+    return shared
+
+
+def centre_distance(centres: np.ndarray, images: np.ndarray, stride: int) -> np.ndarray:
+    """Distance (n, 2) in px along x and y from each centre (n, 2) to the nearest cell centre inside its image (n, 2).
+
+    Pixel i covers [i, i + 1) here. Infinite where the level has no centre inside the image.
+    """
+    cells = np.ceil(images / stride - 0.5)  # centres (i + 0.5) stride < side
+    nearest = np.clip(np.floor(centres / stride), 0, cells - 1)
+    return np.where(cells > 0, np.abs(centres - (nearest + 0.5) * stride), math.inf)
+
+
+def loss(best: np.ndarray, score: str) -> float:
+    """What the search minimises over best IoUs (n,): ``iou``: 1 - mean; ``focal``: mean of -(1 - IoU)^2 ln IoU."""
+    best = best.astype(np.float64)
+    if score == "iou":
+        return 1 - float(best.mean())
+    best = np.clip(best, FLOOR, 1)
+    return float(np.mean(-((1 - best) ** 2) * np.log(best)))

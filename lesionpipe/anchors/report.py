@@ -1,0 +1,95 @@
+"""What is told about anchor sets: overlap on each split by group of lesions, and what fewer anchors would cost."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from lesionpipe.anchors.grid import AnchorSet
+from lesionpipe.anchors.overlap import BestOverlap
+from lesionpipe.anchors.search import Effort, Space, search
+from lesionpipe.parallel import parallel_map
+
+COUNT_SCALES = (1, 2, 3, 4, 5)
+COUNT_PAIRS = (0, 1, 2)
+SIZE_EDGES_MM = (10, 30)  # long diameter (paper, Fig. 2)
+DIGITS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesions:
+    """The lesions of a split: boxes (n, 4) px of the slice the anchors lie on, its width and height in px (one pair, or
+    (n, 2)), and masks (n,) bool of named groups."""
+
+    boxes: np.ndarray
+    image_sizes: tuple[float, float] | np.ndarray
+    groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def size_groups(long_diameter_mm: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks (n,) bool of the paper's three size groups; a lesion without a diameter (NaN) is in none."""
+    small, large = SIZE_EDGES_MM
+    between = (long_diameter_mm >= small) & (long_diameter_mm <= large)
+    return {f"< {small} mm": long_diameter_mm < small, f"{small}-{large} mm": between,
+            f"> {large} mm": long_diameter_mm > large}  # fmt: skip
+
+
+def compare(sets: dict[str, AnchorSet], splits: dict[str, Lesions]) -> dict:
+    """For every set, split and group with lesions: mean best IoU concentric and on the grid, and the shares of lesions
+    whose best anchor on the grid is under 0.5 (it trains nothing) and under 0.4 (it counts as background)."""
+    table: dict = {"lesions": {split: _counts(lesions) for split, lesions in splits.items()}}
+    for name, anchor_set in sets.items():
+        table[name] = {split: _groups(anchor_set, lesions) for split, lesions in splits.items() if len(lesions.boxes)}
+    return table
+
+
+def _counts(lesions: Lesions) -> dict[str, int]:
+    return {"all": len(lesions.boxes)} | {name: int(mask.sum()) for name, mask in lesions.groups.items()}
+
+
+def _groups(anchor_set: AnchorSet, lesions: Lesions) -> dict[str, dict[str, float]]:
+    grid = BestOverlap(lesions.boxes, anchor_set.strides, lesions.image_sizes).of(anchor_set)
+    concentric = BestOverlap(lesions.boxes, None).of(anchor_set)
+    groups = {"all": np.ones(len(grid), bool)} | lesions.groups
+    return {name: numbers(grid[mask], concentric[mask]) for name, mask in groups.items() if mask.any()}
+
+
+def numbers(grid: np.ndarray, concentric: np.ndarray) -> dict[str, float]:
+    """The four numbers about best IoUs (n,) on the grid and concentric, n at least 1."""
+    values = {"mean_iou_grid": grid.mean(dtype=float), "mean_iou_concentric": concentric.mean(dtype=float),
+              "below_0.5_grid": np.mean(grid < 0.5), "below_0.4_grid": np.mean(grid < 0.4)}  # fmt: skip
+    return {name: round(float(value), DIGITS) for name, value in values.items()}
+
+
+def by_count(
+    space: Space, lesions: Lesions, overlap: BestOverlap, score: str, effort: Effort, workers: int = 1
+) -> pd.DataFrame:
+    """A search for each number of scales (1 to 5) and ratio pairs (0 to 2): overlap against the anchors per cell.
+
+    Every scale and every pair has the widest of the space's bounds. Sorted by anchors per cell, then scales.
+    """
+    spaces = list(_smaller(space))
+    job = functools.partial(search, overlap=overlap, score=score, effort=dataclasses.replace(effort, workers=1))
+    found = parallel_map(job, spaces, "anchors by count", workers)
+    rows = [_count_row(part, lesions, result.anchors) for part, result in zip(spaces, found, strict=True)]
+    return pd.DataFrame(rows).sort_values(["anchors_per_cell", "scales"], ignore_index=True)
+
+
+def _smaller(space: Space) -> Iterable[Space]:
+    scale, ratio = _widest(space.scale_bounds), _widest(space.ratio_bounds or ((1.0, 4.0),))
+    for scales in COUNT_SCALES:
+        for pairs in COUNT_PAIRS:
+            yield dataclasses.replace(space, scale_bounds=(scale,) * scales, ratio_bounds=(ratio,) * pairs)
+
+
+def _widest(bounds: tuple[tuple[float, float], ...]) -> tuple[float, float]:
+    return min(low for low, _ in bounds), max(high for _, high in bounds)
+
+
+def _count_row(space: Space, lesions: Lesions, anchors: AnchorSet) -> dict:
+    return {"anchors_per_cell": anchors.per_cell, "scales": len(space.scale_bounds), "ratios": len(anchors.ratios),
+            **_groups(anchors, dataclasses.replace(lesions, groups={}))["all"],
+            "scale_values": " ".join(f"{v:.3f}" for v in anchors.scales),
+            "ratio_values": " ".join(f"{v:.3f}" for v in anchors.ratios)}  # fmt: skip

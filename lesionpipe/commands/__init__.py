@@ -1,0 +1,1 @@
+"""Commands of `lesionpipe`, one module each; `cli.py` puts them together."""

@@ -1,0 +1,150 @@
+"""`lesionpipe anchors`: good anchors for anybody's boxes and RetinaNet."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+
+from lesionpipe.anchors.grid import HALF_PIXEL, SIZES, AnchorSet, retinanet_set, strides_of
+from lesionpipe.anchors.overlap import BestOverlap
+from lesionpipe.anchors.report import numbers
+from lesionpipe.anchors.search import Effort, Found, Space, search
+from lesionpipe.commands.box_file import read_boxes
+from lesionpipe.errors import UserError
+
+SMALLEST = 0.01  # scale or factor
+TOLD = {
+    "mean_iou_grid": "mean best IoU on the grid",
+    "mean_iou_concentric": "mean best IoU, concentric",
+    "below_0.5_grid": "share under 0.5 on the grid",
+    "below_0.4_grid": "share under 0.4 on the grid",
+}
+
+Boxes = Annotated[Path, typer.Option(help="DL_info.csv, or a COCO annotation file (*.json; crowd regions left out).")]
+Where = Annotated[
+    Literal["grid", "concentric"],
+    typer.Option(
+        help="grid: the nearest real anchor position counts; concentric: box and anchor share a centre (paper)."
+    ),
+]
+Score = Annotated[Literal["iou", "focal"], typer.Option(help="iou: mean best IoU; focal: cares for the worst.")]
+Levels = Annotated[str, typer.Option(help="Pyramid levels; level n has stride 2^n px.")]
+Split = Annotated[Literal["train", "val", "test"], typer.Option(help="Of a DL_info.csv; a COCO file is one split.")]
+Sizes = Annotated[str | None, typer.Option(help="px per level, finest first; if not given 32, doubled at each level.")]
+ScaleBounds = Annotated[str, typer.Option(help="Lowest and highest scale.")]
+RatioBounds = Annotated[str, typer.Option(help="Lowest and highest ratio, for all pairs or one by one: 1,2,2,4.")]
+SizeBounds = Annotated[str | None, typer.Option(help="Lowest and highest factor of each size, to search sizes too.")]
+Resize = Annotated[float, typer.Option(min=0.001, max=1000, help="Factor by which training resizes the images.")]
+PaperPixels = Annotated[bool, typer.Option(help="Search as the paper's code: whole pixels, width = x2 - x1 + 1.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes, 0: one per core; pays from 100,000 boxes on.")]
+
+
+def anchors(
+    boxes: Boxes,
+    objective: Where = "grid",
+    score: Score = "iou",
+    levels: Levels = "2-6",
+    split: Split = "val",
+    sizes: Sizes = None,
+    scales: Annotated[int, typer.Option(min=1, max=10, help="Scales per size.")] = 3,
+    ratio_pairs: Annotated[int, typer.Option(min=0, max=5, help="Pairs r:1 and 1:r beside 1:1.")] = 2,
+    scale_bounds: ScaleBounds = "0.4,1.6",
+    ratio_bounds: RatioBounds = "1,4",
+    size_bounds: SizeBounds = None,
+    resize: Resize = 1.0,
+    paper_pixels: PaperPixels = False,
+    population: Annotated[int, typer.Option(min=4, help="Candidates per variable.")] = 15,
+    generations: Annotated[int, typer.Option(min=1, help="At most.")] = 100,
+    mutation: Annotated[float, typer.Option(min=0.01, max=1.99, help="Of differential evolution.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+    workers: Workers = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Search anchor scales and ratios that meet the boxes of a file best, by differential evolution."""
+    numbered = _levels(levels)
+    space = Space(_sizes(sizes, len(numbered)), numbered, _intervals("--scale-bounds", scale_bounds, scales),
+                  _intervals("--ratio-bounds", ratio_bounds, ratio_pairs), _factor(size_bounds))  # fmt: skip
+    given, images = _resized(*read_boxes(boxes, split), resize)
+    searched, pixel = (np.trunc(given), 1) if paper_pixels else (given, 0)
+    overlap = BestOverlap(searched, strides_of(numbered) if objective == "grid" else None, images, pixel)
+    found = search(space, overlap, score, Effort(population, generations, mutation, seed, workers or -1))
+    result = as_dict(found, given, images) | {"objective": objective, "score": score}
+    default = measured(retinanet_set(numbered, space.sizes), given, images)
+    print(json.dumps(result, allow_nan=False) if as_json else as_text(result, default))
+
+
+def _resized(boxes: np.ndarray, images: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    return (boxes + HALF_PIXEL) * factor - HALF_PIXEL, images * factor
+
+
+def measured(anchor_set: AnchorSet, boxes: np.ndarray, images: np.ndarray) -> dict[str, float]:
+    """Mean best IoU on the grid and concentric, and shares of boxes with less than 0.5 and 0.4 on the grid."""
+    grid = BestOverlap(boxes, anchor_set.strides, images).of(anchor_set)
+    return numbers(grid, BestOverlap(boxes, None).of(anchor_set))
+
+
+def as_dict(found: Found, boxes: np.ndarray, images: np.ndarray) -> dict:
+    """What ``--json`` prints; sizes and strides in px, `loss` what the search minimised."""
+    effort = {"evaluations": found.evaluations, "seconds": round(found.seconds, 3)}
+    return (
+        found.anchors.to_dict()
+        | measured(found.anchors, boxes, images)
+        | effort
+        | {"boxes": len(boxes), "loss": found.loss}
+    )
+
+
+def as_text(result: dict, default: dict[str, float]) -> str:
+    """A table for people."""
+    lines = [
+        f"{name:8s}{'  '.join(f'{value:.4g}' for value in result[name])}"
+        for name in ("sizes", "strides", "scales", "ratios")
+    ]
+    lines += [f"{len(result['scales']) * len(result['ratios'])} anchors per cell for {result['boxes']} boxes; "
+              f"{result['evaluations']} evaluations in {result['seconds']:.1f} s", "",
+              f"{'':32s}{'found':>8s}{'RetinaNet default':>20s}"]  # fmt: skip
+    return "\n".join(lines + [f"{text:32s}{result[name]:8.4f}{default[name]:20.4f}" for name, text in TOLD.items()])
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    first, dash, last = text.partition("-")
+    if not (first.isdigit() and last.isdigit() and dash and 0 <= int(first) <= int(last) <= 12):
+        raise UserError(f"--levels {text}: must be first-last between 0 and 12, such as 2-6")
+    return tuple(range(int(first), int(last) + 1))
+
+
+def _sizes(text: str | None, levels: int) -> tuple[float, ...]:
+    if text is None:
+        return tuple(SIZES[0] * 2**level for level in range(levels))
+    sizes = _numbers("--sizes", text)
+    if len(sizes) != levels or min(sizes) <= 0:
+        raise UserError(f"--sizes {text}: must be {levels} positive numbers, one per level, separated by commas")
+    return sizes
+
+
+def _intervals(option: str, text: str, wanted: int) -> tuple[tuple[float, float], ...]:
+    """`wanted` intervals (low, high); one given stands for all."""
+    values = _numbers(option, text)
+    pairs = tuple(zip(values[::2], values[1::2], strict=False))
+    lowest = 1 if option == "--ratio-bounds" else SMALLEST
+    if len(values) % 2 or not all(lowest <= low < high for low, high in pairs):
+        raise UserError(f"{option} {text}: must be low,high that rise from {lowest:g} or above")
+    if len(pairs) not in (1, wanted):
+        raise UserError(f"{option} {text}: give one low,high for all, or one for each of the {wanted}")
+    return pairs * wanted if len(pairs) == 1 else pairs
+
+
+def _factor(text: str | None) -> tuple[float, float] | None:
+    return None if text is None else _intervals("--size-bounds", text, 1)[0]
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(value) for value in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not np.isfinite(values).all():
+        raise UserError(f"{option} {text}: must be numbers separated by commas")
+    return values

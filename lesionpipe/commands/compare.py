@@ -1,0 +1,53 @@
+"""`lesionpipe compare`: is one detector better than another, or is it chance?"""
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from lesionpipe.errors import UserError
+from lesionpipe.evaluation import compare as comparing
+from lesionpipe.evaluation.compare import Comparison
+from lesionpipe.evaluation.revisions import open_run
+from lesionpipe.evaluation.scores import defined
+from lesionpipe.params import load_params
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="A detections.csv, or a Git revision or experiment name.")],
+    b: Annotated[str, typer.Argument(help="What to compare it with.")],
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Slices to compare on.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Difference B − A at each rate, with 95 % interval and p-value from a paired bootstrap over patients.
+
+    The overlap, rates, draws and seed are those of the section `evaluate` in params.yaml.
+    """
+    settings = load_params().evaluate
+    if not settings.bootstrap:
+        raise UserError("params.yaml: evaluate.bootstrap = 0: a comparison needs draws; set it to 1000")
+    one, other = open_run(a, split), open_run(b, split)
+    comparing.require_same_truth(one.truth, other.truth, (a, b))
+    result = comparing.compare(one.truth, one.detections, other.detections, settings)
+    print(json.dumps(as_dict(result), indent=1, allow_nan=False) if as_json else as_text(result, a, b, split))
+
+
+def as_dict(result: Comparison) -> dict:
+    """Numbers keyed by the rate; null where undefined."""
+    rows = zip(result.rates, result.a, result.b, result.difference, result.low, result.high, result.p, strict=True)
+    names = ("a", "b", "difference", "low", "high", "p")
+    at = {f"{rate:g}": {n: defined(float(v)) for n, v in zip(names, row, strict=True)} for rate, *row in rows}
+    return {"at": at, "images": result.images, "lesions": result.lesions, "patients": result.patients}
+
+
+def as_text(result: Comparison, a: str, b: str, split: str) -> str:
+    """A table for people, in percent."""
+    lines = [
+        f"A = {a}, B = {b}: {result.lesions} lesions on {result.images} slices of {result.patients} patients ({split})",
+        "FPs/image       A       B   B − A  95 % interval         p",
+    ]
+    for rate, *values, p in zip(result.rates, result.a, result.b, result.difference, result.low, result.high, result.p,
+                                strict=True):  # fmt: skip
+        one, other, difference, low, high = (100 * v for v in values)
+        lines.append(f"{rate:9g}  {one:6.2f}  {other:6.2f}  {difference:+6.2f}  {low:+6.2f} … {high:+6.2f}  {p:8.4f}")
+    return "\n".join(lines).replace("nan", "  –")

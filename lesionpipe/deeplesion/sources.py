@@ -1,0 +1,183 @@
+"""Where the slices of a part come from: the phantom, NIH's archives, a folder of archives, or an extracted folder.
+
+`provide` leaves `data/raw/NN`. Fetched and drawn archives lie in it. What lies elsewhere already is read in place:
+`data/raw/NN/source.json` then only points there, because DVC copies linked files into its cache, keeping all twice.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+from lesionpipe.deeplesion import inventory, phantom
+from lesionpipe.deeplesion.archives import (
+    Archive,
+    archive_name,
+    archive_of,
+    cache_file,
+    dvc_cache,
+    read_archives,
+    require_space,
+    verify,
+)
+from lesionpipe.deeplesion.download import Patience
+from lesionpipe.deeplesion.fetching import bytes_to_come, downloads_folder, fetch_first
+from lesionpipe.errors import UserError
+from lesionpipe.files import atomic_folder, read_json, write_json
+from lesionpipe.params import Dataset, Phantom
+from lesionpipe.progress import progress
+
+RAW = Path("data/raw")
+POINTER = "source.json"
+
+
+def provide(part: str, dataset: Dataset, drawing: Phantom, patience: Patience, workers: int) -> None:
+    """Make `data/raw/NN` and `data/inventory/NN.csv` of a part, whatever the source.
+
+    Raises:
+        UserError: the source lacks the part, or what it has is damaged or can't be fetched.
+    """
+    if part not in dataset.parts:
+        raise UserError(f'part "{part}" is not in dataset.parts')
+    for leftover in RAW.glob(f".{part}.*.partial"):  # of a killed run
+        shutil.rmtree(leftover)
+    if dataset.source == "phantom":
+        with atomic_folder(RAW / part) as folder:
+            phantom.write_part(part, drawing, folder, workers)
+        slices = inventory.list_zip(RAW / part / archive_name(part))
+    elif dataset.source == "nih":
+        slices = _take_archive(part, dataset, patience)
+    elif dataset.source == "archives":
+        slices = _point_to_archive(part, dataset)
+    else:
+        slices = _point_to_folder(part, dataset)
+    inventory.write_inventory(part, slices)
+    print(f"part {part}: {len(slices)} slices")
+
+
+def images_of(part: str, raw: str | Path = RAW) -> Path:
+    """The zip archive of a part, or the extracted folder that holds it.
+
+    Raises:
+        UserError: the part isn't there, or what its pointer names has gone.
+    """
+    folder = Path(raw) / part
+    if not (folder / POINTER).exists():
+        return folder / archive_name(part)
+    path = Path(read_json(folder / POINTER)["path"])
+    if not path.exists():
+        raise UserError(f"{path}: no longer there; set dataset.path anew")
+    return path
+
+
+def archives_of(parts: Sequence[str], dataset: Dataset) -> list[Archive]:
+    """The archives of these parts in the table `dataset.listing`."""
+    table = read_archives(dataset.listing)
+    return [archive_of(part, table, dataset.listing) for part in parts]
+
+
+def _take_archive(part: str, dataset: Dataset, patience: Patience) -> pd.DataFrame:
+    """Take an archive from DVC's cache, where it lies under its MD5 once it was fetched, or fetch it."""
+    archive, cache = archives_of([part], dataset)[0], dvc_cache()
+    cached = _verified_in_cache(archive, cache)
+    path = cached or _fetch(archive, dataset, cache, patience)
+    slices = inventory.list_zip(path)
+    with atomic_folder(RAW / part) as folder:
+        _link_or_copy(path, folder / archive.name)
+    if not cached:
+        path.unlink()  # last, so that a kill loses nothing
+    return slices
+
+
+def _fetch(archive: Archive, dataset: Dataset, cache: Path | None, patience: Patience) -> Path:
+    """Fetch one archive, and meanwhile the next ones that no earlier run has provided."""
+    others = [a for a in archives_of(dataset.parts, dataset) if a != archive and not was_provided(a, cache)]
+    queue = [archive, *sorted(others, key=lambda other: (other.part < archive.part, other.part))]
+    require_space(downloads_folder(), bytes_to_come(queue), f"downloading {len(queue)} archives")
+    RAW.mkdir(parents=True, exist_ok=True)
+    if RAW.stat().st_dev != downloads_folder().stat().st_dev:
+        require_space(RAW, archive.bytes, archive.name)
+    return fetch_first(queue, patience)
+
+
+def was_provided(archive: Archive, cache: Path | None = None) -> bool:
+    """Whether the archive is here (in the working tree or DVC's cache), or was and has been dropped since."""
+    return inventory.path_of(archive.part).exists() or bool(cache and cache_file(cache, archive.md5).exists())
+
+
+def _verified_in_cache(archive: Archive, cache: Path | None) -> Path | None:
+    path = cache_file(cache, archive.md5) if cache else None
+    if path is None or not path.exists():
+        return None
+    try:
+        verify(path, archive)
+    except UserError as error:
+        print(f"DVC's cache: {error}; it is fetched again")
+        return None
+    return path
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+
+
+def _point_to_archive(part: str, dataset: Dataset) -> pd.DataFrame:
+    """Verify a given archive, once, and point to it."""
+    archive = archives_of([part], dataset)[0]
+    path = Path(dataset.path).absolute() / archive.name
+    with progress(None, f"verify {archive.name}", archive.bytes, "B", unit_scale=True) as bar:
+        verify(path, archive, bar.update)
+    slices = inventory.list_zip(path)
+    _write_pointer(part, {"source": "archives", "path": str(path), "bytes": archive.bytes, "md5": archive.md5})
+    return slices
+
+
+def _point_to_folder(part: str, dataset: Dataset) -> pd.DataFrame:
+    """Point to an extracted folder; the inventory's digest in the pointer tells DVC when the part's slices changed."""
+    path = inventory.images_folder(dataset.path)
+    slices = inventory.read_listing(dataset.listing, part)
+    _write_pointer(part, {"source": "folder", "path": str(path), "inventory": inventory.digest(slices)})
+    return slices
+
+
+def _write_pointer(part: str, pointer: dict) -> None:
+    with atomic_folder(RAW / part) as folder:
+        write_json(folder / POINTER, pointer)
+
+
+def drop(part: str, lock: str | Path = "dvc.lock") -> int:
+    """Remove a preprocessed part's archive from the working tree and from DVC's cache; gives the bytes freed.
+
+    Its other outputs stay, and `dvc repro --allow-missing` takes its stages for done.
+
+    Raises:
+        UserError: the part isn't preprocessed yet.
+    """
+    outs = _outs(Path(lock), f"download@{part}")
+    missing = [out for out in _outs(Path(lock), f"preprocess@{part}") or ["data/slices"] if not Path(out).exists()]
+    if not outs or missing:
+        raise UserError(f"part {part}: not preprocessed yet; run `dvc repro --allow-missing preprocess@{part}` first")
+    raw, freed = str(RAW / part), 0
+    shutil.rmtree(raw, ignore_errors=True)
+    cache = dvc_cache()
+    listing = cache_file(cache, outs[raw]) if cache else None
+    if listing and listing.exists():
+        for entry in json.loads(listing.read_text()):
+            file = cache_file(cache, entry["md5"])
+            freed += file.stat().st_size if file.exists() else 0
+            file.unlink(missing_ok=True)
+        listing.unlink()
+    return freed
+
+
+def _outs(lock: Path, stage: str) -> dict[str, str]:
+    """Path -> hash of the outputs of a stage as DVC recorded them."""
+    stages = YAML(typ="safe", pure=True).load(lock.read_text())["stages"] if lock.exists() else {}
+    return {out["path"]: out.get("md5", "") for out in stages.get(stage, {}).get("outs", [])}

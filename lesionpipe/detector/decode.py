@@ -1,0 +1,87 @@
+"""Raw maps -> detections: candidates, calibration by mask coherence, NMS (paper, sec. 2.2).
+
+The score of a candidate box is p (1 + IoU) with the box around the predicted mask (`calibration.py`); it may exceed 1
+and is not a probability: FROC and mAP only need its order. Calibration comes *before* NMS, so that of several boxes on
+one lesion the one survives that fits the mask best, not the one that merely had the greatest p. All steps run on the
+maps' device for the whole batch at once.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from lesionpipe import boxes as box_math
+from lesionpipe.detector.calibration import calibrate
+from lesionpipe.detector.network import RawMaps
+from lesionpipe.params import Detect
+
+
+class Detections(NamedTuple):
+    """The detections of one image, best first."""
+
+    boxes: Tensor  # (k, 4) xyxy, stored px
+    scores: Tensor  # (k,) p, or p (1 + IoU) where calibrated
+
+
+class Candidates(NamedTuple):
+    """Boxes of a whole batch before NMS, M in all."""
+
+    boxes: Tensor  # (M, 4)
+    scores: Tensor  # (M,)
+    image: Tensor  # (M,) int64, index in the batch
+
+
+@torch.no_grad()
+def decode(
+    raw: RawMaps, anchors: Tensor, settings: Detect, image_size: int | tuple[int, int], mask_margin_px: float
+) -> list[Detections]:
+    """Detections of each image of a batch.
+
+    Args:
+        raw: the network's output for B images.
+        anchors: (A, 4) px.
+        settings: params.detect; `calibrate` is passed over where the network has no mask branch.
+        image_size: side, or (height, width), px; boxes are clipped to the image.
+        mask_margin_px: `detect.mask_margin_px` scaled to the pixels of the stored slice.
+
+    Returns:
+        B Detections, each of at most `settings.per_image`.
+    """
+    found = _candidates(raw, anchors, settings, image_size)
+    if settings.calibrate and raw.mask_logits is not None:
+        mask = raw.mask_logits.float().sigmoid() > settings.mask_threshold  # (B, H, W)
+        found = found._replace(scores=calibrate(found.boxes, found.scores, found.image, mask, mask_margin_px))
+    keep = batched_nms(found.boxes, found.scores, found.image, settings.nms_iou)  # best first over all images
+    return _split(Candidates(*(values[keep] for values in found)), len(raw.logits), settings.per_image)
+
+
+def _candidates(raw: RawMaps, anchors: Tensor, settings: Detect, image_size: int | tuple[int, int]) -> Candidates:
+    """The best `candidates_per_level` anchors of each level and image that reach the score floor, as clipped boxes."""
+    logits, chosen, start = [], [], 0
+    for size in raw.level_sizes or (raw.logits.shape[1],):
+        level = raw.logits[:, start : start + size].float()
+        best, index = level.topk(min(settings.candidates_per_level, size), dim=1)
+        logits.append(best)
+        chosen.append(index + start)
+        start += size
+    scores, anchor = torch.cat(logits, dim=1).sigmoid(), torch.cat(chosen, dim=1)  # (B, K)
+    image, place = torch.nonzero(scores >= settings.score_floor, as_tuple=True)  # (M,)
+    anchor = anchor[image, place]
+    boxes = box_math.decode(raw.offsets[image, anchor].float(), anchors[anchor])
+    return Candidates(_clip(boxes, image_size), scores[image, place], image)
+
+
+def _clip(boxes: Tensor, image_size: int | tuple[int, int]) -> Tensor:
+    """Boxes cut to the image, which reaches from -0.5 to side - 0.5 since pixel centres lie at whole numbers."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return box_math.clip(boxes + 0.5, width, height) - 0.5
+
+
+def _split(found: Candidates, images: int, per_image: int) -> list[Detections]:
+    """Candidates sorted by score -> the first `per_image` of each image."""
+    order = torch.argsort(found.image, stable=True)  # by image, the scores' order kept within each
+    counts = torch.bincount(found.image, minlength=images).tolist()
+    boxes, scores = found.boxes[order].split(counts), found.scores[order].split(counts)
+    return [Detections(b[:per_image], s[:per_image]) for b, s in zip(boxes, scores, strict=True)]

@@ -1,0 +1,46 @@
+"""The prediction head: a few 3x3 convolutions with ReLU, then one that predicts, shared by all pyramid levels.
+
+One class serves both sub-networks of RetinaNet: one value per anchor for the lesion's logit, four for its box offsets
+(paper, Fig. 1, yellow). Weights start from a normal distribution of std 0.01; the logit's bias starts at a prior of
+0.01, so that the many background anchors don't swamp the first steps (RetinaNet, sec. 4.1).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+PRIOR = 0.01
+PRIOR_LOGIT = -math.log((1 - PRIOR) / PRIOR)
+
+
+class Head(nn.Module):
+    """`values` numbers for each of `per_cell` anchors in each cell of each level.
+
+    Args:
+        channels: of the pyramid and of the hidden convolutions.
+        depth: number of hidden convolutions.
+        per_cell: anchors per cell.
+        values: numbers per anchor.
+        bias: where the prediction starts.
+    """
+
+    def __init__(self, channels: int, depth: int, per_cell: int, values: int, bias: float = 0.0) -> None:
+        super().__init__()
+        self.values = values
+        hidden = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth)]
+        prediction = nn.Conv2d(channels, per_cell * values, 3, padding=1)
+        for convolution in (*hidden, prediction):
+            nn.init.normal_(convolution.weight, std=0.01)
+            nn.init.zeros_(convolution.bias)
+        nn.init.constant_(prediction.bias, bias)
+        relus = [nn.ReLU(inplace=True) for _ in hidden]
+        self.layers = nn.Sequential(*(layer for pair in zip(hidden, relus, strict=True) for layer in pair), prediction)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """Levels (B, channels, h, w), finest first -> (B, A, values): levels in turn, rows of cells, then anchors."""
+        return torch.cat([self._flat(self.layers(level)) for level in levels], dim=1)
+
+    def _flat(self, maps: Tensor) -> Tensor:
+        batch = maps.shape[0]
+        return maps.permute(0, 2, 3, 1).reshape(batch, -1, self.values)  # (B, K*V, h, w) -> (B, h*w*K, V)

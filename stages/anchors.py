@@ -1,0 +1,57 @@
+"""The anchors in use, and how they and RetinaNet's and the paper's meet the lesions: data/anchors.json, metrics/anchors*."""
+
+import pandas as pd
+
+from lesionpipe.anchors.grid import paper_set, retinanet_set
+from lesionpipe.anchors.overlap import BestOverlap
+from lesionpipe.anchors.plots import draw_shapes
+from lesionpipe.anchors.report import Lesions, by_count, compare, size_groups
+from lesionpipe.anchors.search import effort_of, search, space_of
+from lesionpipe.deeplesion.annotations import BOX, read_lesions
+from lesionpipe.deeplesion.stack import to_stored
+from lesionpipe.errors import UserError, run
+from lesionpipe.files import write_csv, write_json
+from lesionpipe.params import load_params
+
+LESIONS = "data/lesions.csv"
+REPORTED = ("val", "test")
+
+
+def main() -> None:
+    params = load_params()
+    settings, side = params.anchors, params.preprocess.size
+    table = read_lesions(LESIONS)
+    lesions = {split: on_stored_slice(table[table["split"] == split], side) for split in {*REPORTED, settings.split}}
+    fitted = lesions[settings.split]
+    if not len(fitted.boxes):
+        raise UserError(
+            f"{LESIONS}: no lesion in split {settings.split!r}; change anchors.split or add to dataset.parts"
+        )
+
+    space, effort = space_of(settings, params.network.level_numbers, side), effort_of(settings)
+    published = {"default": retinanet_set(space.levels, space.sizes), "paper": paper_set(space.levels, space.sizes)}
+    strides = published["paper"].strides if settings.objective == "grid" else None
+    overlap = BestOverlap(fitted.boxes, strides, fitted.image_sizes)
+    found = search(space, overlap, settings.score, effort)
+    sets = {"searched": found.anchors} | published
+
+    write_json("data/anchors.json", sets[settings.use].to_dict() | {"use": settings.use})
+    write_json("metrics/anchors.json", compare(sets, {split: lesions[split] for split in REPORTED}))
+    write_csv("metrics/anchors_convergence.csv", pd.DataFrame(found.history))
+    write_csv(
+        "metrics/anchors_count.csv", by_count(space, fitted, overlap, settings.score, effort, params.runtime.workers)
+    )
+    draw_shapes("metrics/anchors_shapes.png", sets, fitted)
+    print(f"{settings.use} anchors, {sets[settings.use].per_cell} per cell; search: {found.evaluations} evaluations over "
+          f"{len(fitted.boxes)} lesions of {settings.split} in {found.seconds:.1f} s, loss {found.loss:.5f}")  # fmt: skip
+
+
+def on_stored_slice(table: pd.DataFrame, side: int) -> Lesions:
+    """Lesions of data/lesions.csv in px of the stored slice; where an image's size isn't known it is the usual 512."""
+    sizes = table[["width_original_px", "height_original_px"]].fillna(512).to_numpy(float).T
+    boxes = to_stored(table[BOX], *(side / sizes))
+    return Lesions(boxes, (side, side), size_groups(table["long_diameter_mm"].to_numpy(float)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,17 @@
+"""Stage `download`: the slices of one part, fetched, drawn or pointed to, and the list of what lies in it."""
+
+import sys
+
+from lesionpipe.deeplesion.download import Patience
+from lesionpipe.deeplesion.sources import provide
+from lesionpipe.errors import run
+from lesionpipe.params import load_params
+
+
+def main() -> None:
+    params = load_params()
+    provide(sys.argv[1], params.dataset, params.phantom, Patience.of(params), params.runtime.workers)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,24 @@
+"""Stage `lesions`: one checked row per usable lesion of the parts present, and the key slices of each part."""
+
+from lesionpipe.deeplesion.annotations import key_slices, report, usable_lesions
+from lesionpipe.deeplesion.dl_info import read_dl_info
+from lesionpipe.deeplesion.inventory import read_inventories
+from lesionpipe.errors import run
+from lesionpipe.files import atomic_folder, write_csv, write_json
+from lesionpipe.params import load_params
+
+
+def main() -> None:
+    params = load_params()
+    slices = read_inventories(params.dataset.parts)
+    lesions, counts = usable_lesions(read_dl_info("data/raw/DL_info.csv"), slices, params.lesions.noisy)
+    print(report(counts))
+    write_csv("data/lesions.csv", lesions)
+    with atomic_folder("data/key_slices") as folder:
+        for part in params.dataset.parts:
+            write_csv(folder / f"{part}.csv", key_slices(lesions, part))
+    write_json("metrics/lesions.json", counts)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,15 @@
+"""Stage `listing` (only for an extracted folder): its slices with size and time, looked at in every `dvc repro`."""
+
+from lesionpipe.deeplesion.inventory import list_folder
+from lesionpipe.errors import run
+from lesionpipe.files import write_csv
+from lesionpipe.params import load_params
+
+
+def main() -> None:
+    params = load_params()
+    write_csv(params.dataset.listing, list_folder(params.dataset.path, params.dataset.parts))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,145 @@
+"""Flips and affine transforms of image, mask and boxes, with numbers worked by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_set import toy_params
+
+from lesionpipe.params import Params
+from lesionpipe.training.augment import (
+    compose,
+    ellipse_points,
+    keep_inside,
+    mask_points,
+    random_matrix,
+    transform_box,
+    warp_mask,
+    warp_slices,
+)
+
+SIDE = 101  # the centre is pixel 50
+SQUARE = np.array([[40, 40], [60, 40], [60, 60], [40, 60]], float)
+BOX = np.array([35, 35, 65, 65], float)  # the square and 5 px
+
+
+def ranges(**changes):
+    return Params.model_validate(toy_params(train=changes)).train
+
+
+def test_half_a_right_angle_turns_a_square_on_its_corner():
+    box = transform_box(BOX, SQUARE, compose(SIDE, rotation=np.pi / 4))
+    half = 10 * np.sqrt(2) + 5 / np.sqrt(2)  # the corner, and the margin's arrow of 5 px seen along the axis
+    np.testing.assert_allclose(box, [50 - half, 50 - half, 50 + half, 50 + half])
+    assert half < 15 * np.sqrt(2)  # the corners of the turned box would reach that far
+
+
+def test_a_quarter_turn_hands_margins_round():
+    box = np.array([38, 37, 63, 64], float)  # margins: left 2, top 3, right 3, bottom 4
+    turned = transform_box(box, SQUARE, compose(SIDE, rotation=np.pi / 2))  # (x, y) -> (-y, x) about the centre
+    np.testing.assert_allclose(turned, [36, 38, 63, 63])
+
+
+def test_doubling_doubles_lesion_and_margin():
+    np.testing.assert_allclose(transform_box(BOX, SQUARE, compose(SIDE, scale=(2, 2))), [20, 20, 80, 80])
+
+
+def test_shear_moves_what_lies_below_the_centre_to_the_right():
+    box = transform_box(BOX, SQUARE, compose(SIDE, shear=np.arctan(0.5)))  # x' = x + y / 2 about the centre
+    np.testing.assert_allclose(box, [50 - 10 - 5 - 5, 35, 50 + 10 + 5 + 5, 65])
+
+
+def test_a_round_lesion_keeps_its_box_when_it_is_turned():
+    turned = transform_box(np.array([45.0, 45, 55, 55]), ellipse_points(np.array([45.0, 45, 55, 55])),
+                           compose(SIDE, rotation=0.1))  # fmt: skip
+    np.testing.assert_allclose(turned, [45, 45, 55, 55], atol=0.05)
+
+
+@given(
+    st.lists(st.floats(0, 500), min_size=8, max_size=8),
+    st.lists(st.floats(0, 6), min_size=4, max_size=4),
+    st.tuples(st.sampled_from([1, -1]), st.sampled_from([1, -1])),
+)
+def test_flips_and_identity_give_back_the_very_box(numbers, margins, flip):
+    points = np.array(numbers, np.float32).reshape(4, 2).astype(float)
+    box = np.concatenate([points.min(0) - margins[:2], points.max(0) + margins[2:]]).astype(np.float32).astype(float)
+    moved = transform_box(box, points, compose(512, flip=flip)).astype(np.float32)
+    x = box[[0, 2]] if flip[0] == 1 else 511 - box[[2, 0]]
+    y = box[[1, 3]] if flip[1] == 1 else 511 - box[[3, 1]]
+    expected = np.array([x[0], y[0], x[1], y[1]], np.float32)
+    np.testing.assert_allclose(moved, expected, rtol=1e-7, atol=1e-12)
+
+
+def test_flips_of_stored_boxes_are_exact():
+    box = np.array([100.5, 80.25, 130.75, 120.5])
+    points = np.array([[105.5, 90], [125.75, 100], [110, 85.25], [112, 115.5]])
+    np.testing.assert_array_equal(transform_box(box, points, compose(512)), box)
+    flipped = transform_box(box, points, compose(512, flip=(-1, 1)))
+    np.testing.assert_array_equal(flipped, [511 - 130.75, 80.25, 511 - 100.5, 120.5])
+
+
+def test_points_outside_a_box_that_was_cut_at_the_image_count_as_on_its_edge():
+    box = np.array([90.0, 40, 100, 60])
+    points = np.array([[95.0, 50], [107, 50], [100, 45], [100, 55]])
+    np.testing.assert_array_equal(transform_box(box, points, compose(SIDE)), box)
+
+
+def test_image_flips_are_exact_and_leave_other_slices_apart():
+    slices = np.random.default_rng(0).integers(-1024, 1050, (5, 16, 16)).astype(np.int16)
+    np.testing.assert_array_equal(warp_slices(slices, compose(16, flip=(-1, -1)), -1024), slices[:, ::-1, ::-1])
+    np.testing.assert_array_equal(warp_slices(slices, compose(16), -1024), slices)
+
+
+def test_what_comes_from_outside_is_air():
+    slices = np.zeros((3, 16, 16), np.int16)
+    moved = warp_slices(slices, compose(16, shift=(4, 0)), -1000)
+    assert (moved[:, :, :4] == -1000).all() and (moved[:, :, 4:] == 0).all()
+
+
+def test_image_mask_and_box_move_together():
+    image, mask = np.full((1, SIDE, SIDE), -1000, np.int16), np.zeros((SIDE, SIDE), np.uint8)
+    image[0, 40:61, 40:61], mask[40:61, 40:61] = 0, 1
+    matrix = compose(SIDE, flip=(-1, 1), scale=(1.1, 0.9), shear=0.1, rotation=-0.1, shift=(7, -5))
+    box = transform_box(BOX, SQUARE, matrix)
+    for moved in (warp_mask(mask, matrix), warp_slices(image, matrix, -1000)[0] > -500):
+        y, x = np.nonzero(moved)
+        seen = np.array([x.min(), y.min(), x.max(), y.max()])
+        np.testing.assert_allclose(seen - box, [5.4, 4.5, -5.4, -4.5], atol=0.9)  # the margin, stretched and slanted
+
+
+def test_a_lesion_whose_centre_left_the_image_is_dropped_and_others_are_cut():
+    boxes = np.array([[-8.0, 2, 6, 8], [-4, 2, 6, 8], [10, 12, 18, 15], [4, 4, 8, 8]])
+    cut, inside = keep_inside(boxes, 16)
+    np.testing.assert_array_equal(inside, [False, True, True, True])
+    np.testing.assert_array_equal(cut[1:], [[-0.5, 2, 6, 8], [10, 12, 15.5, 15], [4, 4, 8, 8]])
+
+
+def test_no_lesions_stay_no_lesions():
+    cut, inside = keep_inside(np.zeros((0, 4)), 16)
+    assert cut.shape == (0, 4) and inside.shape == (0,)
+
+
+def test_outline_of_a_mask_is_its_hull_and_nothing_for_an_empty_one():
+    mask = np.zeros((9, 9), bool)
+    mask[2:5, 3:8] = True
+    points = mask_points(mask)
+    np.testing.assert_array_equal([points.min(0), points.max(0)], [[3, 2], [7, 4]])
+    assert mask_points(np.zeros((9, 9), bool)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("chance, signs", [(0.0, {1.0}), (1.0, {-1.0})])
+def test_flip_chance_and_nothing_else(chance, signs):
+    still = ranges(flip=chance, rotation_rad=0, shear_rad=0, scale=0, translation=0)
+    matrices = [random_matrix(np.random.default_rng(i), still, 64) for i in range(8)]
+    assert {m[0, 0] for m in matrices} == signs == {m[1, 1] for m in matrices}
+
+
+def test_drawn_transforms_stay_within_their_ranges():
+    drawn = [random_matrix(np.random.default_rng(i), ranges(flip=0), 100) for i in range(300)]
+    centre = np.array([49.5, 49.5, 1])
+    shifts = np.array([(m @ centre - centre)[:2] for m in drawn])
+    areas = np.array([np.linalg.det(m[:2, :2]) for m in drawn])
+    turns = np.array([np.arctan2(m[1, 0], m[0, 0]) for m in drawn])
+    assert 9 < np.abs(shifts).max() <= 10
+    assert 0.81 <= areas.min() < 0.87 and 1.13 < areas.max() <= 1.21
+    assert 0.09 < np.abs(turns).max() <= 0.1

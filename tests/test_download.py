@@ -1,0 +1,249 @@
+"""Archives arrive whole and verified whatever the server, the disk or the user does."""
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from http_server import serve
+
+from lesionpipe.deeplesion import download, fetching
+from lesionpipe.deeplesion.archives import OFFICIAL, Archive, read_archives, require_space, verify
+from lesionpipe.deeplesion.download import Patience, Stopped, fetch
+from lesionpipe.errors import UserError
+
+CONTENT = bytes(range(256)) * 200  # 51,200 bytes
+MD5 = hashlib.md5(CONTENT).hexdigest()
+PATIENCE = Patience(retries=3, timeout_s=5, downloads=2)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    monkeypatch.setattr(download, "PAUSE_S", 0.01)
+    monkeypatch.setenv("LESIONPIPE_SCRATCH", str(tmp_path / "scratch"))
+
+
+def archive(url: str, content: bytes = CONTENT, part: str = "01") -> Archive:
+    return Archive(f"Images_png_{part}.zip", url, len(content), hashlib.md5(content).hexdigest())
+
+
+def get(server, target: Path, patience: Patience = PATIENCE) -> int:
+    """Fetch; gives the sum of all reported bytes."""
+    counted = []
+    fetch(archive(server.url), target, patience, counted.append, threading.Event())
+    return sum(counted)
+
+
+def test_the_official_table_has_56_archives_of_238_gb():
+    archives = read_archives(OFFICIAL)
+    assert list(archives) == [f"{n:02d}" for n in range(1, 57)]
+    assert round(sum(a.bytes for a in archives.values()) / 1e9, 1) == 238.1
+    assert archives["01"].md5 == "6a3efff2cc8afeebcf9d532f5306807f"
+    assert len({a.url for a in archives.values()}) == len({a.md5 for a in archives.values()}) == 56
+
+
+def test_a_bad_table_is_refused_with_line_and_value(tmp_path):
+    table = tmp_path / "mirror.tsv"
+    table.write_text("name\turl\tbytes\tmd5\tsha256\nImages_png_01.zip\tftp://x\t5\tabc\t\n")
+    with pytest.raises(UserError, match=r"mirror.tsv: line 2: url = 'ftp://x'"):
+        read_archives(table)
+
+
+RECOVERABLE = {
+    "nothing is wrong": ([], 1),
+    "a redirect": (["redirect"], 2),
+    "the connection is cut twice": (["cut 20000", "cut 10000"], 3),
+    "the connection is reset": (["reset 20000"], 2),
+    "503 twice": (["status 503", "status 503"], 3),
+    "too many requests, with a pause": (["status 429 0"], 2),
+    "the announced length is too long": (["announce 5000"], 1),
+    "the announced length is too short": (["announce -5000"], 2),
+    "Range is ignored after a cut": (["cut 20000", "ignore_range"], 2),
+    "another range comes than asked for": (["cut 20000", "wrong_range 7"], 3),
+    "wrong bytes once": (["wrong"], 2),
+    "silence": (["silent 3"], 2),
+    "the rest does not exist": (["cut 20000", "status 416"], 3),
+}
+
+
+@pytest.mark.parametrize(("faults", "requests"), RECOVERABLE.values(), ids=RECOVERABLE.keys())
+def test_a_server_may_fail(tmp_path, faults, requests):
+    with serve(CONTENT, *faults) as server:
+        counted = get(server, tmp_path / "a.zip", Patience(retries=3, timeout_s=0.5, downloads=1))
+        assert len(server.ranges) == requests
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    assert counted == len(CONTENT)
+    assert not (tmp_path / "a.zip.partial").exists()
+
+
+def test_only_the_rest_is_asked_for_after_a_cut(tmp_path):
+    with serve(CONTENT, "cut 20000", "cut 10000") as server:
+        get(server, tmp_path / "a.zip")
+        assert server.ranges == [None, "bytes=20000-", "bytes=30000-"]
+
+
+HOPELESS = {
+    "a redirect loop": (["redirect"] * 30, "redirects more than 10 times"),
+    "no such file": (["status 404"], "HTTP 404"),
+    "a web page": (["page"], "web page"),
+    "always 503": (["status 503"] * 10, "HTTP 503, 4 times in a row; 0 of 51,200 bytes are kept"),
+    "wrong bytes twice": (["wrong", "wrong"], f"twice, {MD5} is published"),
+    "always cut at the same place": (["ignore_and_cut 20000"] * 10, "4 times in a row; 20,000 of 51,200"),
+}
+
+
+@pytest.mark.parametrize(("faults", "message"), HOPELESS.values(), ids=HOPELESS.keys())
+def test_a_hopeless_server_ends_in_one_clear_line(tmp_path, faults, message):
+    with serve(CONTENT, *faults) as server, pytest.raises(UserError, match=message) as caught:
+        get(server, tmp_path / "a.zip")
+    assert "Images_png_01.zip" in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_a_server_that_moves_on_is_worth_more_attempts_than_retries(tmp_path):
+    with serve(CONTENT, *["cut 5000"] * 9) as server:
+        get(server, tmp_path / "a.zip")
+        assert len(server.ranges) == 10
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_pauses_grow_and_heed_the_server_within_reason(monkeypatch):
+    monkeypatch.setattr(download, "PAUSE_S", 1.0)
+    assert 0.75 <= download.pause(1, None) <= 1.25
+    assert 6 <= download.pause(4, None) <= 10
+    assert download.pause(30, None) <= 75
+    assert download.pause(1, download.Interrupted("", wait_s=20)) == 20
+    assert download.pause(1, download.Interrupted("", wait_s=1e6)) == 300
+
+
+@pytest.mark.parametrize("kept", [CONTENT[:777], b"", CONTENT, b"x" * 777, CONTENT + b"more"])
+def test_whatever_an_earlier_run_left_the_result_is_right(tmp_path, kept):
+    (tmp_path / "a.zip.partial").write_bytes(kept)
+    with serve(CONTENT) as server:
+        assert get(server, tmp_path / "a.zip") == len(CONTENT)
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_stopping_keeps_what_is_there(tmp_path):
+    stop = threading.Event()
+    with serve(CONTENT, "slow 0.01") as server, pytest.raises(Stopped):
+        fetch(archive(server.url), tmp_path / "a.zip", PATIENCE, lambda count: stop.set(), stop)
+    kept = (tmp_path / "a.zip.partial").read_bytes()
+    assert kept and CONTENT.startswith(kept)
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path, monkeypatch):
+    store = download._Transfer._store
+
+    def full(self, chunk):
+        if self.size > 10000:
+            raise download._disk_error(OSError(errno.ENOSPC, "full"), self.handle.name, self.archive.bytes - self.size)
+        store(self, chunk[:8000])
+        store(self, chunk[8000:])
+
+    monkeypatch.setattr(download._Transfer, "_store", full)
+    with serve(CONTENT, "slow 0.001") as server, pytest.raises(UserError, match="no space left"):
+        get(server, tmp_path / "a.zip")
+    kept = (tmp_path / "a.zip.partial").stat().st_size
+    monkeypatch.undo()
+    with serve(CONTENT) as server:
+        get(server, tmp_path / "a.zip")
+        assert server.ranges == [f"bytes={kept}-"]
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_a_really_full_disk(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(small)]
+    if os.name != "posix" or os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small tmpfs needs root and the right to mount")
+    try:
+        with serve(CONTENT) as server, pytest.raises(UserError, match=r"partial: no space left .* bytes are still"):
+            get(server, small / "a.zip")
+        kept = (small / "a.zip.partial").read_bytes()
+        assert len(kept) > 20000 and CONTENT.startswith(kept)
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_too_small_a_disk_is_told_before(tmp_path):
+    with pytest.raises(UserError, match=r"downloading 2 archives still needs 1000000.000 GB, the disk has"):
+        require_space(tmp_path, 10**15, "downloading 2 archives")
+
+
+def test_what_is_to_come_counts_only_what_is_missing(tmp_path):
+    folder = fetching.downloads_folder()
+    folder.mkdir(parents=True)
+    (folder / "Images_png_01.zip").write_bytes(CONTENT)
+    (folder / "Images_png_02.zip.partial").write_bytes(CONTENT[:1200])
+    archives = [archive("http://x", part=part) for part in ("01", "02", "03")]
+    assert fetching.bytes_to_come(archives) == 0 + 50000 + 51200
+
+
+def test_archives_come_side_by_side_and_one_failure_does_not_stop_the_others(tmp_path):
+    with serve(CONTENT, "slow 0.005") as good, serve(CONTENT, "status 404") as bad:
+        archives = [archive(good.url), archive(bad.url, part="02"), archive(good.url, part="03")]
+        with pytest.raises(UserError, match=r"^Images_png_02.zip: .*HTTP 404"):
+            fetching.fetch_all(archives, PATIENCE)
+    folder = fetching.downloads_folder()
+    assert sorted(path.name for path in folder.glob("*.zip")) == ["Images_png_01.zip", "Images_png_03.zip"]
+
+
+def test_the_next_part_is_fetched_ahead_and_kept_half_done():
+    with serve(CONTENT) as quick, serve(CONTENT, "slow 0.02") as slow:
+        first = [archive(quick.url), archive(slow.url, part="02")]
+        assert fetching.fetch_first(first, PATIENCE).read_bytes() == CONTENT
+        time.sleep(0.1)
+        later = fetching.downloads_folder() / "Images_png_02.zip.partial"
+        assert later.exists()
+        assert fetching.fetch_first(first[1:], PATIENCE).read_bytes() == CONTENT
+
+
+def test_a_given_archive_is_read_once_and_again_only_when_it_changed(tmp_path):
+    path, read = tmp_path / "Images_png_01.zip", []
+    path.write_bytes(CONTENT)
+    verify(path, archive("http://x"), read.append)
+    note = next((tmp_path / "scratch" / "verified").iterdir())
+    before = note.stat().st_mtime_ns
+    verify(path, archive("http://x"))
+    assert note.stat().st_mtime_ns == before
+    path.write_bytes(CONTENT[:-1] + b"!")
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(UserError, match=f"Images_png_01.zip has {MD5}: it is damaged"):
+        verify(path, archive("http://x"))
+    path.write_bytes(CONTENT[:100])
+    with pytest.raises(UserError, match=r"has 100 bytes, Images_png_01.zip has 51,200"):
+        verify(path, archive("http://x"))
+
+
+KILLED = """
+import sys, threading
+from pathlib import Path
+from lesionpipe.deeplesion.archives import Archive
+from lesionpipe.deeplesion.download import Patience, fetch
+url, size, md5, target = sys.argv[1:]
+fetch(Archive("Images_png_01.zip", url, int(size), md5), Path(target), Patience(3, 5, 1), print, threading.Event())
+"""
+
+
+def test_killed_in_the_middle_and_rerun_gives_the_same_bytes(tmp_path):
+    target = tmp_path / "a.zip"
+    with serve(CONTENT, "slow 0.05") as server:
+        arguments = [sys.executable, "-c", KILLED, server.url, str(len(CONTENT)), MD5, str(target)]
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
+        process.stdout.readline()  # the first bytes have come
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        assert not target.exists() and target.with_name("a.zip.partial").stat().st_size < len(CONTENT)
+        get(server, target)
+        assert server.ranges[1].startswith("bytes=")
+    assert target.read_bytes() == CONTENT
+
+

@@ -1,0 +1,140 @@
+"""The report: which slices are shown and how they are judged, and the page itself in a real browser."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lesionpipe.evaluation.froc import Matches
+from lesionpipe.evaluation.pictures import Pictures, choose, slice_pictures, verdicts, window
+from lesionpipe.evaluation.report import write_report
+from lesionpipe.evaluation.split import evaluate_split
+from lesionpipe.evaluation.truth import Detections, Truth
+from lesionpipe.params import load_params
+
+HOSTILE = '</script><script>window.broken=1</script><img src=x onerror="window.broken=1">.png'
+TYPES = ["liver", "lung", "<b>bone</b>"]
+
+
+def small_truth():
+    """Three images: a found lesion and a missed one; a false positive; nothing."""
+    truth = Truth(("a", "b", "c"), np.array([0, 1, 2]), np.array([0, 0]), np.zeros((2, 4)))
+    detections = Detections(np.array([0, 1, 1]), np.zeros((3, 4)), np.array([0.9, 0.8, 0.1]))
+    return truth, detections, Matches(np.array([0]), np.array([1]))
+
+
+def test_verdicts_by_hand():
+    a, b, c = verdicts(*small_truth(), threshold=0.5)
+    assert (a.lesions.tolist(), a.found.tolist(), a.detections.tolist(), a.hit.tolist()) == (
+        [0, 1],
+        [False, True],
+        [0],
+        [True],
+    )
+    assert (b.lesions.tolist(), b.detections.tolist(), b.hit.tolist()) == ([], [1], [False])
+    assert (c.lesions.tolist(), c.detections.tolist()) == ([], [])
+
+
+def test_without_a_threshold_nothing_is_kept():
+    assert all(len(v.detections) == 0 for v in verdicts(*small_truth(), threshold=float("nan")))
+
+
+def test_misses_and_false_positives_are_chosen_before_empty_slices():
+    truth, detections, matches = small_truth()
+    judged = verdicts(truth, detections, matches, 0.5)
+    strata = pd.Series(["liver", "lung"])
+    assert sorted(v.image for v in choose(judged, detections.scores, strata, 2)) == [0, 1]
+    assert sorted(v.image for v in choose(judged, detections.scores, strata, 9)) == [0, 1, 2]
+    assert choose(judged, detections.scores, strata, 0) == []
+
+
+def test_window_by_hand():
+    assert window(np.array([[-200, -160, 40, 240, 900]]), -160, 240).tolist() == [[0, 0, 128, 255, 255]]
+    assert set(slice_pictures(np.zeros((8, 8), np.int16))) == {"soft tissue", "lung", "bone"}
+
+
+@pytest.fixture(scope="module")
+def page(root, tmp_path_factory):
+    """A report on twelve noise slices, one with a hostile file name, with hits, misses and false positives."""
+    settings = load_params(root / "params.yaml").evaluate.model_copy(update={"bootstrap": 20, "report_slices": 12})
+    rng = np.random.default_rng(0)
+    names = [f"{i:06d}_01_01_001.png" for i in range(1, 12)] + [HOSTILE]
+    index = pd.DataFrame({"file_name": names, "split": "test", "patient": range(1, 13)})
+    corners = ["x1_original_px", "y1_original_px", "x2_original_px", "y2_original_px"]
+    lesions = pd.DataFrame({"lesion": range(1, 13), "file_name": names, "split": "test", "noisy": 0,
+                            "type": [TYPES[i % 3] for i in range(12)], "long_diameter_mm": [5.0, 20, 40, np.nan] * 3,
+                            "slice_interval_mm": 5.0})  # fmt: skip
+    lesions[corners] = [[10, 10, 30, 30]] * 12
+    found = lesions.iloc[:8][["split", "file_name", *corners]].assign(score=np.linspace(0.9, 0.5, 8))
+    false = lesions.iloc[4:10][["split", "file_name", *corners]].assign(score=np.linspace(0.85, 0.3, 6))
+    false[corners] = [[40, 40, 60, 55]] * 6
+    result = evaluate_split("test", index, lesions, pd.concat([found, false], ignore_index=True), settings)
+    pictures = Pictures(lambda i: rng.integers(-200, 300, (64, 64)).astype(np.int16), lesions[corners].to_numpy(float),
+                        result.detections.boxes, {names[0]: np.full((16, 16), 200, np.uint8)})  # fmt: skip
+    folder = tmp_path_factory.mktemp("report") / "report"
+    write_report(folder, f"phantom {HOSTILE}", [result], pictures, settings)
+    return folder / "index.html"
+
+
+def test_the_page_is_self_contained_and_hostile_strings_stay_text(page):
+    text = page.read_text()
+    assert "window.broken=1</script>" not in text.replace("\\u003c", "")
+    assert not re.search(r'(?:src|href)="(?!data:|#)', text)
+    assert not re.search(r"url\((?!#)|@import|fetch\(|XMLHttpRequest", text)
+    data = json.loads(re.search(r'id="slices">(.*?)</script>', text, re.S).group(1))
+    assert len(data) == 12
+    assert any(card["file_name"] == HOSTILE for card in data)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+                 "--disable-sync", "--disable-component-update", "--window-size=1280,1400"):  # fmt: skip
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield session
+    session.quit()
+
+
+def choose_option(browser, control, value):
+    browser.execute_script(
+        "const c = document.getElementById(arguments[0]); c.value = arguments[1]; c.dispatchEvent(new Event('change'))",
+        control, value)  # fmt: skip
+
+
+def shown(browser):
+    return browser.execute_script(
+        "return [...document.querySelectorAll('.card p:first-of-type')].map(p => p.textContent)"
+    )
+
+
+def test_the_page_works_in_a_browser(page, browser):
+    browser.get(page.as_uri())
+    assert len(shown(browser)) == 12
+    loaded = "return [...document.images].every(i => i.complete && i.naturalWidth > 0)"
+    assert browser.execute_script(loaded)
+    choose_option(browser, "show", "misses")
+    missed = shown(browser)
+    assert 0 < len(missed) < 12
+    choose_option(browser, "type", "lung")
+    assert 0 < len(shown(browser)) < len(missed)
+    choose_option(browser, "type", "")
+    choose_option(browser, "show", "all")
+    before = browser.execute_script("return document.querySelector('.card img.base').src")
+    choose_option(browser, "window", "lung")
+    assert browser.execute_script("return document.querySelector('.card img.base').src") != before
+    assert browser.execute_script(loaded)
+    choose_option(browser, "sort", "name")
+    assert shown(browser) == sorted(shown(browser))
+    assert browser.execute_script("return window.broken") is None
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
