@@ -3,11 +3,12 @@
 import typer
 
 from lesionpipe import errors
-from lesionpipe.commands import ablation, anchors, compare, export, fetch, froc
+from lesionpipe.commands import ablation, anchors, compare, drop, export, fetch, froc
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Lesion detection in CT: tools beside the DVC pipeline.")  # fmt: skip
 app.command("fetch")(fetch.fetch)
+app.command("drop")(drop.drop)
 app.command("anchors")(anchors.anchors)
 app.command("froc")(froc.froc)
 app.command("compare")(compare.compare)

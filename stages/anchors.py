@@ -1,4 +1,4 @@
-"""The anchors in use, and how they and RetinaNet's and the paper's meet the lesions: data/anchors.json, metrics/anchors*."""
+"""The anchors in use, data/anchors.json, beside RetinaNet's and the paper's: how well they meet the lesions."""
 
 import pandas as pd
 
@@ -42,8 +42,8 @@ def main() -> None:
         "metrics/anchors_count.csv", by_count(space, fitted, overlap, settings.score, effort, params.runtime.workers)
     )
     draw_shapes("metrics/anchors_shapes.png", sets, fitted)
-    print(f"{settings.use} anchors, {sets[settings.use].per_cell} per cell; search: {found.evaluations} evaluations over "
-          f"{len(fitted.boxes)} lesions of {settings.split} in {found.seconds:.1f} s, loss {found.loss:.5f}")  # fmt: skip
+    effort_made = f"{found.evaluations} evaluations over {len(fitted.boxes)} lesions in {found.seconds:.1f} s"
+    print(f"in use: {settings.use}, {sets[settings.use].per_cell} anchors per cell; the search took {effort_made}")
 
 
 def on_stored_slice(table: pd.DataFrame, side: int) -> Lesions:

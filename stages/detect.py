@@ -6,7 +6,7 @@ from lesionpipe.errors import run
 from lesionpipe.files import write_csv, write_json
 from lesionpipe.params import load_params
 from lesionpipe.training.detection import detect, write_heatmaps
-from lesionpipe.training.fit import machine_of
+from lesionpipe.training.machine import machine_of
 
 
 def main() -> None:

@@ -101,6 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
         rest = self.server.content[start:]
         self._send(start, rest, len(rest) + int(value))
 
+    def _longer(self, start: int, value: str) -> None:
+        self._send(start, self.server.content[start:] + bytes(int(value)))
+
     def _wrong(self, start: int, value: str) -> None:
         """The right number of wrong bytes."""
         self._send(start, bytes(len(self.server.content) - start))

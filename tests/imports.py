@@ -32,11 +32,15 @@ def imported_files(path: Path) -> frozenset[Path]:
     own = {n for n in names if n.split(".")[0] == "lesionpipe"}
     packages = {".".join(n.split(".")[:k]) for n in own for k in range(1, len(n.split(".")))}
     files = {module_file(n) for n in own | packages}
-    return frozenset(f for f in files if f and f != path and _holds_code(f))
+    return frozenset(f for f in files if f and f != path and _holds_code(f) and not _is_own_package(f, path))
 
 
 def _holds_code(path: Path) -> bool:
     return path.name != "__init__.py" or len(ast.parse(path.read_text()).body) > 1
+
+
+def _is_own_package(package: Path, path: Path) -> bool:
+    return package.name == "__init__.py" and package.parent in path.parents
 
 
 def closure(path: Path) -> set[Path]:
@@ -61,10 +65,11 @@ DATA_FILES = ("*.tsv", "*.html", "*.css", "*.js")
 
 
 def code_of(stage: str) -> list[str]:
-    """Sorted paths of the doorway of a stage, the modules that it may import, and the data files beside those."""
+    """Sorted paths of the doorway of a stage, the modules that it may import, and the data files that those name."""
     script = ROOT / "stages" / f"{stage}.py"
     code = closure(script) | {script}
-    beside = {f for module in code for pattern in DATA_FILES for f in module.parent.glob(pattern)}
+    near = {(module, f) for module in code for pattern in DATA_FILES for f in module.parent.glob(pattern)}
+    beside = {f for module, f in near if f'"{f.name}"' in module.read_text()}
     return sorted(str(f.relative_to(ROOT)) for f in code | beside)
 
 

@@ -7,8 +7,9 @@ import torch
 from toy_set import SIDE, write_toy_set
 
 from lesionpipe.deeplesion.shards import Shards
-from lesionpipe.training.dataset import EpochSampler, LesionDataset, collate, labels_of
-from lesionpipe.training.fit import Machine, loader
+from lesionpipe.training.batch import collate, loader
+from lesionpipe.training.dataset import EpochSampler, LesionDataset, labels_of
+from lesionpipe.training.machine import Machine
 from lesionpipe.weak_labels.store import MaskStore
 
 STILL = {"flip": 0.0, "rotation_rad": 0.0, "shear_rad": 0.0, "scale": 0.0, "translation": 0.0}

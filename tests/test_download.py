@@ -64,7 +64,8 @@ RECOVERABLE = {
     "the announced length is too long": (["announce 5000"], 1),
     "the announced length is too short": (["announce -5000"], 2),
     "Range is ignored after a cut": (["cut 20000", "ignore_range"], 2),
-    "another range comes than asked for": (["cut 20000", "wrong_range 7"], 3),
+    "another range comes than asked for, twice": (["cut 20000", "wrong_range 7"] * 2, 5),
+    "more bytes come than published": (["longer 5000"], 1),
     "wrong bytes once": (["wrong"], 2),
     "silence": (["silent 3"], 2),
     "the rest does not exist": (["cut 20000", "status 416"], 3),
@@ -85,6 +86,12 @@ def test_only_the_rest_is_asked_for_after_a_cut(tmp_path):
     with serve(CONTENT, "cut 20000", "cut 10000") as server:
         get(server, tmp_path / "a.zip")
         assert server.ranges == [None, "bytes=20000-", "bytes=30000-"]
+
+
+def test_a_server_whose_file_ends_earlier_is_asked_for_all(tmp_path):
+    with serve(CONTENT, "cut 20000", "status 416") as server:
+        get(server, tmp_path / "a.zip")
+        assert server.ranges == [None, "bytes=20000-", None]
 
 
 HOPELESS = {
@@ -245,5 +252,3 @@ def test_killed_in_the_middle_and_rerun_gives_the_same_bytes(tmp_path):
         get(server, target)
         assert server.ranges[1].startswith("bytes=")
     assert target.read_bytes() == CONTENT
-
-

@@ -16,7 +16,7 @@ from toy_set import ROOT, toy_params, write_toy_set
 from lesionpipe.errors import UserError
 from lesionpipe.params import Params
 from lesionpipe.training import schedule, state
-from lesionpipe.training.fit import machine_of
+from lesionpipe.training.machine import machine_of
 from lesionpipe.training.train import Inputs, train_detector
 
 COLUMNS = ["epoch", "loss_total", "loss_classification", "loss_box", "loss_mask", "val_map", "learning_rate",

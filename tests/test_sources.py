@@ -1,10 +1,12 @@
-"""Every form in which DeepLesion lies somewhere becomes the same part; DVC notices changes and nothing is kept twice."""
+"""Every form in which DeepLesion lies somewhere becomes the same part; DVC notices changes and keeps nothing twice."""
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -13,8 +15,9 @@ import pytest
 from http_server import serve
 from ruamel.yaml import YAML
 
+from lesionpipe.commands.fetch import fetch
 from lesionpipe.deeplesion import inventory, sources
-from lesionpipe.deeplesion.archives import COLUMNS
+from lesionpipe.deeplesion.archives import COLUMNS, images_of
 from lesionpipe.deeplesion.download import Patience
 from lesionpipe.deeplesion.inventory import list_folder, list_zip, read_inventories
 from lesionpipe.errors import UserError
@@ -47,6 +50,16 @@ def dataset(source: str, **changes) -> Dataset:
 def write_table(path: str, archives: list[tuple[Path, str]]) -> None:
     rows = [(file.name, url, file.stat().st_size, checksum(file), "") for file, url in archives]
     pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(path, sep="\t", index=False)
+
+
+def write_params(root: Path, **changes) -> None:
+    """The phantom's params.yaml, with changes in `dataset`, a tiny phantom and small slices."""
+    yaml = YAML()
+    params = yaml.load((root / "presets" / "phantom.yaml").read_text())
+    params["phantom"].update(DRAWING.model_dump())
+    params["preprocess"].update(size=64)
+    params["dataset"].update(changes)
+    yaml.dump(params, Path("params.yaml"))
 
 
 def provide(part: str, data: Dataset) -> None:
@@ -100,7 +113,7 @@ def test_an_extracted_folder_is_read_in_place(tmp_path):
         provide("01", data)
     inventory.write_csv("data/listing.csv", list_folder(data.path, data.parts))
     provide("02", data)
-    assert sources.images_of("02") == root / "Images_png"
+    assert images_of("02") == root / "Images_png"
     assert pd.read_csv("data/inventory/02.csv")["file_name"].tolist() == ["000002_01_01_001.png"]
     before = Path("data/raw/02/source.json").read_bytes()
     (root / "Images_png" / "000002_01_01" / "001.png").write_bytes(b"abcd")
@@ -114,16 +127,16 @@ def test_given_archives_are_verified_and_pointed_to(tmp_path):
     write_table("table.tsv", [(path, "http://nowhere.invalid/")])
     data = dataset("archives", path="given")
     provide("01", data)
-    assert sources.images_of("01") == path
-    assert os.listdir("data/raw/01") == ["source.json"]
-    with pytest.raises(UserError, match='there is no part "02" in table.tsv; it has 01 to 01'):
+    assert images_of("01") == path
+    assert [file.name for file in Path("data/raw/01").iterdir()] == ["source.json"]
+    with pytest.raises(UserError, match=r'there is no part "02" in table\.tsv; it has 01 to 01'):
         provide("02", data.model_copy(update={"parts": ("01", "02")}))
     path.write_bytes(b"damaged")
-    with pytest.raises(UserError, match="has 7 bytes, Images_png_01.zip has"):
+    with pytest.raises(UserError, match=r"has 7 bytes, Images_png_01\.zip has"):
         provide("01", data)
     path.unlink()
     with pytest.raises(UserError, match="no longer there"):
-        sources.images_of("01")
+        images_of("01")
 
 
 def test_a_fetched_archive_is_moved_into_place(tmp_path):
@@ -133,8 +146,8 @@ def test_a_fetched_archive_is_moved_into_place(tmp_path):
     with serve(path.read_bytes(), "cut 50") as server:
         write_table("table.tsv", [(path, server.url)])
         provide("01", dataset("nih"))
-    assert sources.images_of("01").read_bytes() == path.read_bytes()
-    assert sorted(os.listdir("data/raw")) == ["01"]
+    assert images_of("01").read_bytes() == path.read_bytes()
+    assert [folder.name for folder in Path("data/raw").iterdir()] == ["01"]
     assert not list(Path("scratch").rglob("*.zip"))
 
 
@@ -144,6 +157,43 @@ def test_slices_of_several_parts_are_put_together(tmp_path):
     assert read_inventories(["01", "02"]).to_numpy().tolist() == [["a", "01"], ["b", "01"], ["c", "02"]]
     with pytest.raises(UserError, match=r"03\.csv: no such file; run `dvc repro download@03`"):
         read_inventories(["01", "03"])
+
+
+def run_stage(root: Path, part: str) -> subprocess.Popen:
+    command = [sys.executable, str(root / "stages" / "download.py"), part]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_stopped_stage_goes_on_where_it_was_and_gives_the_same_bytes(root, tmp_path, signal_number, code):
+    names = [f"Images_png/000001_01_01/{number:03d}.png" for number in range(1, 200)]
+    path = write_zip(tmp_path / "remote" / "Images_png_01.zip", names)
+    with serve(path.read_bytes(), "slow 0.1") as server:
+        write_table("table.tsv", [(path, server.url)])
+        write_params(root, source="nih", parts=["01"], listing="table.tsv")
+        stage, partial = run_stage(root, "01"), Path("scratch/downloads/Images_png_01.zip.partial")
+        while not (partial.exists() and partial.stat().st_size > 5000):
+            assert stage.poll() is None, stage.stderr.read()
+            time.sleep(0.02)
+        stage.send_signal(signal_number)
+        _, told = stage.communicate()
+        assert stage.returncode == code and "Traceback" not in told
+        assert 5000 < partial.stat().st_size < path.stat().st_size and not Path("data/raw/01").exists()
+        provide("01", dataset("nih"))
+        assert server.ranges[0] is None and server.ranges[1].startswith("bytes=")
+    assert images_of("01").read_bytes() == path.read_bytes()
+    assert Path("data/inventory/01.csv").read_text().count("\n") == 200
+
+
+def test_the_fetch_command_fetches_side_by_side_what_no_part_has_yet(root, tmp_path, capsys):
+    zips = [write_zip(tmp_path / f"Images_png_0{n}.zip", [f"a/00000{n}_01_01/001.png"]) for n in (1, 2)]
+    inventory.write_inventory("01", list_zip(zips[0]))
+    with serve(zips[1].read_bytes()) as server:
+        write_table("table.tsv", [(zips[0], "http://127.0.0.1:9/gone"), (zips[1], server.url)])
+        write_params(root, source="nih", parts=["01", "02"], listing="table.tsv")
+        fetch()
+    assert capsys.readouterr().out.split() == ["scratch/downloads/Images_png_02.zip"]
+    assert Path("scratch/downloads/Images_png_02.zip").read_bytes() == zips[1].read_bytes()
 
 
 # ---- with DVC itself
@@ -160,11 +210,7 @@ def repository(root, tmp_path) -> Path:
     for stage in stages.values():
         stage["deps"] = [dep for dep in stage["deps"] if not dep.startswith(("lesionpipe/", "stages/"))]
     yaml.dump({"stages": stages}, tmp_path / "dvc.yaml")
-    params = yaml.load((root / "presets" / "phantom.yaml").read_text())
-    params["phantom"].update(DRAWING.model_dump())
-    params["dataset"].update(parts=["01"], listing="archives.tsv")
-    params["preprocess"].update(size=32)
-    yaml.dump(params, tmp_path / "params.yaml")
+    write_params(root, parts=["01"], listing="archives.tsv")
     shutil.copy(root / "lesionpipe" / "deeplesion" / "archives.tsv", tmp_path)
     shutil.copytree(root / "stages", tmp_path / "stages")
     subprocess.run(["git", "init", "--quiet"], check=True)
@@ -233,3 +279,14 @@ def test_a_changed_folder_is_noticed_and_an_unchanged_one_reruns_nothing_else(re
     assert key_slice not in pd.read_csv("data/slices/01.csv")["file_name"].tolist()
     dropped = json.loads(Path("metrics/lesions.json").read_text())["dropped"]["slice_missing"]
     assert sum(dropped.values()) >= 1
+
+
+def test_a_rerun_takes_an_archive_from_dvcs_cache_and_not_from_the_network(repository):
+    path = write_zip(repository / "remote" / "Images_png_01.zip", ["Images_png/000001_01_01/109.png"])
+    with serve(path.read_bytes()) as server:
+        write_table("mirror.tsv", [(path, server.url)])
+        change_params(source="nih", listing="mirror.tsv")
+        assert dvc("repro", "download@01") == ["download@01"]
+    assert dvc("repro", "--force", "download@01") == ["download@01"]  # the server is gone
+    assert Path("data/raw/01/Images_png_01.zip").read_bytes() == path.read_bytes()
+    assert cached_zips() == 1

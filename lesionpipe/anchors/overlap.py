@@ -9,7 +9,6 @@ Two answers to where an anchor may lie (paper, sec. 2.1, is silent; its code tak
   of thousands, with the same result. At the far borders the nearest centre inside the image counts.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from lesionpipe.anchors.grid import HALF_PIXEL, AnchorSet, cell_sides
 
 SURE = 0.5  # a box that has an anchor at this IoU need not meet anchors whose area alone rules that IoU out
+FAR = 1e9  # px, further than any anchor reaches
 FLOOR = 1e-6  # smallest IoU that the focal score tells apart from none
 
 
@@ -68,7 +68,8 @@ class BestOverlap:
         unsure = np.flatnonzero(best < SURE)
         if len(unsure):
             reach = self._reach[:, :, unsure].swapaxes(0, 1)[:, :, None]  # (2, levels, 1, rows)
-            best[unsure] = self._meet(unsure, reach, sides.reshape(len(sizes), -1, 2)).max(axis=0)
+            met = self._meet(unsure, reach, sides.reshape(len(sizes), -1, 2)).max(axis=0)
+            best[unsure] = np.maximum(best[unsure], met)
         return best
 
     def _meet(self, rows: slice | np.ndarray, reach: np.ndarray, sides: np.ndarray) -> np.ndarray:
@@ -94,11 +95,11 @@ def _shared(reach: np.ndarray, box: np.ndarray, anchor: np.ndarray) -> np.ndarra
 def centre_distance(centres: np.ndarray, images: np.ndarray, stride: int) -> np.ndarray:
     """Distance (n, 2) in px along x and y from each centre (n, 2) to the nearest cell centre inside its image (n, 2).
 
-    Pixel i covers [i, i + 1) here. Infinite where the level has no centre inside the image.
+    Pixel i covers [i, i + 1) here. `FAR` where the level has no centre inside the image.
     """
     cells = np.ceil(images / stride - 0.5)  # centres (i + 0.5) stride < side
     nearest = np.clip(np.floor(centres / stride), 0, cells - 1)
-    return np.where(cells > 0, np.abs(centres - (nearest + 0.5) * stride), math.inf)
+    return np.where(cells > 0, np.abs(centres - (nearest + 0.5) * stride), FAR)
 
 
 def loss(best: np.ndarray, score: str) -> float:

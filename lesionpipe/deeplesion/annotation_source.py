@@ -14,6 +14,7 @@ import tenacity
 
 from lesionpipe.deeplesion import phantom
 from lesionpipe.deeplesion.download import Interrupted, Patience, check_status, client, pause
+from lesionpipe.deeplesion.fetching import downloads_folder
 from lesionpipe.deeplesion.inventory import ANNOTATIONS, annotations_beside, images_folder
 from lesionpipe.errors import UserError
 from lesionpipe.files import atomic_path, checksum, write_csv
@@ -41,12 +42,21 @@ def provide_annotations(dataset: Dataset, drawing: Phantom, urls: Sequence[str],
         with atomic_path(TARGET) as temporary:
             shutil.copyfile(given, temporary)
     else:
-        content = fetch_annotations(urls, patience)
-        with atomic_path(TARGET) as temporary:
-            temporary.write_bytes(content)
+        _take_fetched(urls, patience)
     warning = compare_with_official(TARGET)
     if warning:
         print(warning, file=sys.stderr)
+
+
+def _take_fetched(urls: Sequence[str], patience: Patience) -> None:
+    """The official file that an earlier run fetched, or a fetched one: growing dataset.parts needs no network."""
+    kept = downloads_folder() / ANNOTATIONS
+    if not kept.exists() or compare_with_official(kept):
+        content = fetch_annotations(urls, patience)
+        with atomic_path(kept) as temporary:
+            temporary.write_bytes(content)
+    with atomic_path(TARGET) as temporary:
+        shutil.copyfile(kept, temporary)
 
 
 def _given(dataset: Dataset) -> Path | None:

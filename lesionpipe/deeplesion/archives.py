@@ -23,6 +23,8 @@ from lesionpipe.files import CHUNK, read_json, write_json
 
 OFFICIAL = Path(__file__).with_name("archives.tsv")
 COLUMNS = ("name", "url", "bytes", "md5", "sha256")
+RAW = Path("data/raw")  # a folder per part
+POINTER = "source.json"  # in the folder of a part that lies elsewhere: {"path": …, …}
 NAME = re.compile(r"Images_png_([0-9]{2})\.zip")
 
 
@@ -44,6 +46,21 @@ class Archive:
 def archive_name(part: str) -> str:
     """Official file name of a part's archive: "01" -> "Images_png_01.zip"."""
     return f"Images_png_{part}.zip"
+
+
+def images_of(part: str, raw: str | Path = RAW) -> Path:
+    """The zip archive of a part, or the extracted folder that holds it.
+
+    Raises:
+        UserError: the part isn't there, or what its pointer names has gone.
+    """
+    folder = Path(raw) / part
+    if not (folder / POINTER).exists():
+        return folder / archive_name(part)
+    path = Path(read_json(folder / POINTER)["path"])
+    if not path.exists():
+        raise UserError(f"{path}: no longer there; set dataset.path anew")
+    return path
 
 
 def read_archives(path: str | Path = OFFICIAL) -> dict[str, Archive]:

@@ -29,6 +29,8 @@ _NAME = re.compile(r"(\d{6}_\d{2}_\d{2})_(\d{3,})\.png")
 _SERIES = re.compile(r"\d{6}_\d{2}_\d{2}")
 _SLICE = re.compile(r"\d{3,}\.png")
 _PNG = struct.Struct(">8sI4sIIBB")  # signature, length and name of the first chunk, width, height, bit depth, colour
+# what zipfile raises for damaged, encrypted or oddly compressed archives, beside BadZipFile
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
 
@@ -91,7 +93,7 @@ class ZipReader:
             raise UserError(f"{self.source}: {member.filename}: {member.file_size} bytes are no slice; {self._advice}")
         try:
             return self._zip.read(member)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise UserError(f"{self.source}: {member.filename}: damaged ({error}); {self._advice}") from None
 
     @cached_property
@@ -100,7 +102,7 @@ class ZipReader:
             return zipfile.ZipFile(self._path)
         except FileNotFoundError:
             raise UserError(f"{self.source}: no such archive; {self._advice}") from None
-        except zipfile.BadZipFile as error:
+        except _UNREADABLE as error:
             raise UserError(f"{self.source}: not a whole zip archive ({error}), cut short?; {self._advice}") from None
 
     @cached_property

@@ -15,6 +15,8 @@ from ruamel.yaml import YAML
 
 from lesionpipe.deeplesion import inventory, phantom
 from lesionpipe.deeplesion.archives import (
+    POINTER,
+    RAW,
     Archive,
     archive_name,
     archive_of,
@@ -27,12 +29,9 @@ from lesionpipe.deeplesion.archives import (
 from lesionpipe.deeplesion.download import Patience
 from lesionpipe.deeplesion.fetching import bytes_to_come, downloads_folder, fetch_first
 from lesionpipe.errors import UserError
-from lesionpipe.files import atomic_folder, read_json, write_json
+from lesionpipe.files import atomic_folder, write_json
 from lesionpipe.params import Dataset, Phantom
 from lesionpipe.progress import progress
-
-RAW = Path("data/raw")
-POINTER = "source.json"
 
 
 def provide(part: str, dataset: Dataset, drawing: Phantom, patience: Patience, workers: int) -> None:
@@ -57,21 +56,6 @@ def provide(part: str, dataset: Dataset, drawing: Phantom, patience: Patience, w
         slices = _point_to_folder(part, dataset)
     inventory.write_inventory(part, slices)
     print(f"part {part}: {len(slices)} slices")
-
-
-def images_of(part: str, raw: str | Path = RAW) -> Path:
-    """The zip archive of a part, or the extracted folder that holds it.
-
-    Raises:
-        UserError: the part isn't there, or what its pointer names has gone.
-    """
-    folder = Path(raw) / part
-    if not (folder / POINTER).exists():
-        return folder / archive_name(part)
-    path = Path(read_json(folder / POINTER)["path"])
-    if not path.exists():
-        raise UserError(f"{path}: no longer there; set dataset.path anew")
-    return path
 
 
 def archives_of(parts: Sequence[str], dataset: Dataset) -> list[Archive]:

@@ -1,8 +1,10 @@
 """The prediction head: a few 3x3 convolutions with ReLU, then one that predicts, shared by all pyramid levels.
 
 One class serves both sub-networks of RetinaNet: one value per anchor for the lesion's logit, four for its box offsets
-(paper, Fig. 1, yellow). Weights start from a normal distribution of std 0.01; the logit's bias starts at a prior of
-0.01, so that the many background anchors don't swamp the first steps (RetinaNet, sec. 4.1).
+(paper, Fig. 1, yellow). Weights start from a normal distribution of std 0.01, RetinaNet's for its 256 channels; with
+fewer channels the same std would shrink the signal more in each layer and slow training down, so it grows with
+sqrt(256 / channels). The logit's bias starts at a prior of 0.01, so that the many background anchors don't swamp the
+first steps (RetinaNet, sec. 4.1).
 """
 
 import math
@@ -10,6 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+STD = 0.01
+STD_CHANNELS = 256  # for which STD is meant
 PRIOR = 0.01
 PRIOR_LOGIT = -math.log((1 - PRIOR) / PRIOR)
 
@@ -31,7 +35,7 @@ class Head(nn.Module):
         hidden = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth)]
         prediction = nn.Conv2d(channels, per_cell * values, 3, padding=1)
         for convolution in (*hidden, prediction):
-            nn.init.normal_(convolution.weight, std=0.01)
+            nn.init.normal_(convolution.weight, std=STD * math.sqrt(STD_CHANNELS / channels))
             nn.init.zeros_(convolution.bias)
         nn.init.constant_(prediction.bias, bias)
         relus = [nn.ReLU(inplace=True) for _ in hidden]

@@ -73,12 +73,13 @@ def read_detections(path: str | Path = "data/detections.csv", name: str | None =
     """
     name = name or str(path)
     try:
-        table = pd.read_csv(path, dtype={"split": str, "file_name": str}, keep_default_na=False,
-                            index_col=False, float_precision="round_trip")  # fmt: skip
+        table = pd.read_csv(path, dtype={"split": str, "file_name": str}, keep_default_na=False)
     except FileNotFoundError:
         raise UserError(f"{name}: no such file; `dvc repro detect` makes it") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{name}: not a CSV table: {' '.join(str(error).split())}") from None
+    if not isinstance(table.index, pd.RangeIndex):
+        raise UserError(f"{name}: line 2: more fields than the header names; write the table anew")
     if missing := [c for c in ("split", "file_name", *BOX, "score") if c not in table.columns]:
         raise UserError(f"{name}: column {missing[0]} is missing; expected split, file_name, {', '.join(BOX)}, score")
     for column in (*BOX, "score"):

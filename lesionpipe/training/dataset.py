@@ -3,8 +3,6 @@
 Nothing here has a state. The random numbers of a sample come from (seed, epoch, index) and the order of an epoch from
 (seed, epoch), so neither the number of loader workers nor an interruption changes what the network sees. The sampler
 therefore hands out (epoch, index) pairs.
-
-Slices travel to the device as int16 HU, half the bytes of float32, and are normalised there.
 """
 
 from collections.abc import Iterator
@@ -12,36 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from torch.utils.data import Dataset, Sampler
 
 from lesionpipe.deeplesion.shards import Shards
 from lesionpipe.deeplesion.stack import to_stored
 from lesionpipe.params import Train
 from lesionpipe.training import augment
+from lesionpipe.training.batch import Sample
 from lesionpipe.weak_labels.store import MaskStore
 
 BOX = [f"{c}_original_px" for c in ("x1", "y1", "x2", "y2")]
 RECIST = [f"recist_{c}{i}_original_px" for i in (1, 2, 3, 4) for c in ("x", "y")]
-
-
-class Sample(NamedTuple):
-    """One key slice of side S px and its n lesions."""
-
-    key: str  # official file name
-    hu: np.ndarray  # (slices, S, S) int16 HU
-    boxes: np.ndarray  # (n, 4) float32 xyxy, stored px
-    mask: np.ndarray | None  # (S, S) uint8, 1 in any lesion
-
-
-class Batch(NamedTuple):
-    """Several samples as tensors; the boxes of all stand in one list, `counts` says how many each has."""
-
-    keys: list[str]
-    hu: torch.Tensor  # (B, slices, S, S) int16
-    boxes: torch.Tensor  # (sum of counts, 4) float32
-    counts: torch.Tensor  # (B,) int64
-    masks: torch.Tensor | None  # (B, S, S) uint8
 
 
 class Labels(NamedTuple):
@@ -128,18 +107,6 @@ def _points(labels: Labels, i: int, numbers: np.ndarray, masks: np.ndarray) -> n
 
 def _union(masks: np.ndarray) -> np.ndarray:
     return masks.any(axis=0).astype(np.uint8)
-
-
-def collate(samples: list[Sample]) -> Batch:
-    """Stack samples into tensors."""
-    masks = None if samples[0].mask is None else torch.from_numpy(np.stack([s.mask for s in samples]))
-    return Batch(
-        keys=[s.key for s in samples],
-        hu=torch.from_numpy(np.stack([s.hu for s in samples])),
-        boxes=torch.from_numpy(np.concatenate([s.boxes for s in samples])),
-        counts=torch.tensor([len(s.boxes) for s in samples]),
-        masks=masks,
-    )
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -20,9 +20,8 @@ from lesionpipe.errors import UserError
 from lesionpipe.files import atomic_path
 from lesionpipe.params import Detect
 from lesionpipe.progress import progress
-from lesionpipe.training.dataset import Sample
-from lesionpipe.training.fit import Machine, loader
-from lesionpipe.training.module import prepare
+from lesionpipe.training.batch import Sample, loader, prepare
+from lesionpipe.training.machine import Machine
 
 REDUCTION = 4  # stored px per heatmap px
 COLUMNS = ("split", "file_name", "x1_original_px", "y1_original_px", "x2_original_px", "y2_original_px", "score")

@@ -10,53 +10,21 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import lightning as L
 import torch
 from torch.utils.data import DataLoader, Subset
 
 from lesionpipe.errors import UserError
-from lesionpipe.params import Runtime, Train
+from lesionpipe.params import Train
 from lesionpipe.training import schedule
-from lesionpipe.training.dataset import EpochSampler, LesionDataset, collate
+from lesionpipe.training.batch import loader
+from lesionpipe.training.dataset import EpochSampler, LesionDataset
+from lesionpipe.training.machine import Machine
 from lesionpipe.training.module import DetectorTraining
 from lesionpipe.training.record import EpochRecord, History, Restore
 from lesionpipe.training.state import load_state
-
-PREFETCH = 4  # batches each loader process keeps ready
-
-
-@dataclass
-class Machine:
-    """Where training runs: `device` is cpu or cuda, `devices` are the processes per node, `workers` those that load."""
-
-    device: str
-    devices: int
-    nodes: int
-    workers: int
-
-    @property
-    def processes(self) -> int:
-        return self.devices * self.nodes
-
-
-def machine_of(runtime: Runtime) -> Machine:
-    """What `params.runtime` means here.
-
-    Raises:
-        UserError: a GPU is asked for and there is none, or fewer than asked for.
-    """
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = ("cuda" if there else "cpu") if runtime.device == "auto" else runtime.device
-    if device == "cuda" and there < runtime.devices:
-        raise UserError(f"params.yaml: runtime.devices = {runtime.devices}: this machine has {there} usable GPUs")
-    cores = len(os.sched_getaffinity(0)) // runtime.devices
-    # on a CPU the loader takes cores away from the network, which needs them more
-    workers = runtime.workers or (max(cores - 1, 1) if device == "cuda" else 1)
-    return Machine(device, runtime.devices, runtime.nodes, min(workers, 16))
 
 
 def fit(module: DetectorTraining, training: LesionDataset, validation: LesionDataset, machine: Machine,
@@ -159,25 +127,6 @@ class Loaders(L.LightningDataModule):
 
     def _loader(self, dataset: LesionDataset | Subset, batch: int, sampler: EpochSampler | None) -> DataLoader:
         return loader(dataset, batch, sampler, self.machine)
-
-
-def loader(dataset, batch: int, sampler: EpochSampler | None, machine: Machine) -> DataLoader:
-    """A loader of `Batch`es; its processes stay alive between epochs."""
-    return DataLoader(
-        dataset,
-        batch_size=batch,
-        sampler=sampler,
-        collate_fn=collate,
-        num_workers=machine.workers,
-        worker_init_fn=_one_thread,
-        pin_memory=machine.device == "cuda",
-        persistent_workers=machine.workers > 0,
-        prefetch_factor=PREFETCH if machine.workers else None,
-    )
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(0)
 
 
 def _check(training: LesionDataset, validation: LesionDataset, batch: int, processes: int) -> None:

@@ -12,7 +12,6 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from lesionpipe.deeplesion.stack import normalise
 from lesionpipe.detector.average_precision import average_precision
 from lesionpipe.detector.decode import decode
 from lesionpipe.detector.losses import build_targets, count_targets, detection_losses
@@ -20,7 +19,7 @@ from lesionpipe.detector.network import Network
 from lesionpipe.errors import UserError
 from lesionpipe.params import Detect, Train
 from lesionpipe.training import schedule
-from lesionpipe.training.dataset import Batch
+from lesionpipe.training.batch import Batch, prepare
 
 CHECK_EVERY = 25  # steps between looks at the loss on a GPU, which each make it wait
 # Of its own and not params.detect, so that a change of the detection never retrains; cheap, and plain scores.
@@ -130,12 +129,6 @@ class DetectorTraining(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate, fused=True)
-
-
-def prepare(hu: Tensor, hu_range: tuple[int, int], channels_last: bool) -> Tensor:
-    """Network input from int16 HU (B, slices, S, S): float32 in [-1, 1]."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return normalise(hu, hu_range).contiguous(memory_format=layout)
 
 
 def shared_counts(counts: Tensor) -> Tensor:

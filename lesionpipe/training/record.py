@@ -14,7 +14,7 @@ from torch import Tensor
 from lesionpipe.files import write_csv
 from lesionpipe.progress import progress
 from lesionpipe.training import schedule
-from lesionpipe.training.dataset import Batch
+from lesionpipe.training.batch import Batch
 from lesionpipe.training.module import DetectorTraining
 from lesionpipe.training.state import save_state
 

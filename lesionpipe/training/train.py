@@ -16,7 +16,8 @@ from lesionpipe.params import Network as NetworkParams
 from lesionpipe.params import Preprocess, Runtime, Train
 from lesionpipe.training import schedule
 from lesionpipe.training.dataset import LesionDataset
-from lesionpipe.training.fit import fit, machine_of
+from lesionpipe.training.fit import fit
+from lesionpipe.training.machine import machine_of
 from lesionpipe.training.module import DetectorTraining
 from lesionpipe.training.record import History
 from lesionpipe.training.state import clear_state, fingerprint, scratch_folder
@@ -77,7 +78,7 @@ def train_detector(inputs: Inputs, preprocess: Preprocess, network: NetworkParam
     folder = scratch_folder(fingerprint(_settings(inputs, preprocess, network, train), _input_files(inputs, network)))
     anchor_set = AnchorSet.from_dict(read_json(inputs.anchors))
     _check_levels(anchor_set, network, inputs.anchors)
-    training, validation = (_dataset(inputs, preprocess, network, train, split) for split in ("train", "val"))
+    training, validation = (open_dataset(inputs, preprocess, network, train, split) for split in ("train", "val"))
     torch.manual_seed(train.seed)
     built = build_network(network, preprocess.slices, anchor_set.per_cell)
     anchors = torch.from_numpy(anchors_for(anchor_set, preprocess.size, preprocess.size))
@@ -87,7 +88,14 @@ def train_detector(inputs: Inputs, preprocess: Preprocess, network: NetworkParam
     return Trained(built, anchor_set, history, folder, writes)
 
 
-def _dataset(inputs: Inputs, preprocess: Preprocess, network: NetworkParams, train: Train, split: str) -> LesionDataset:
+def open_dataset(
+    inputs: Inputs, preprocess: Preprocess, network: NetworkParams, train: Train, split: str
+) -> LesionDataset:
+    """The slices of a split with their labels; only `train` carries masks, and only for a mask branch.
+
+    Raises:
+        UserError: a file is missing, or the stored slices are not those of the parameters.
+    """
     shards = Shards.open(inputs.slices, inputs.parts).select([split])
     stored = shards.slices(0).shape if len(shards) else None
     wanted = (preprocess.slices, preprocess.size, preprocess.size)

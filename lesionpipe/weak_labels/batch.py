@@ -1,6 +1,7 @@
 """All lesions of a part: rows of the tables to weak labels, slices to masks, and what the masks' own table says.
 
-The lesion table and the slice index come from the rooms that own them; `convert` (original px to stored px) is handed in.
+The lesion table and the slice index come from the rooms that own them; `convert`, from original px to stored px, is
+handed in.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from lesionpipe.errors import UserError
 from lesionpipe.params import Masks
 from lesionpipe.weak_labels.methods import LesionMask, WeakLabel, make_mask
 from lesionpipe.weak_labels.recist import BOX_MARGIN_PX
@@ -82,3 +84,15 @@ def mask_table(made: Iterable[tuple[int, LesionMask]]) -> pd.DataFrame:
     """Per lesion the method that made its mask, why not the chosen one (empty if it was), and its area."""
     rows = [(lesion, mask.method, mask.reason, int(mask.mask.sum())) for lesion, mask in made]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """`data/masks/NN.csv`: lesion, method, reason ("" where the chosen method served), area_px.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    try:
+        return pd.read_csv(path, keep_default_na=False, dtype={"method": str, "reason": str})
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `dvc repro masks@{Path(path).stem}`") from None

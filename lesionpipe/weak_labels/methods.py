@@ -1,4 +1,4 @@
-"""From one lesion's weak label to its mask: the chosen method, its guards, and what stands in when it fails (paper, sec. 2.2).
+"""From one lesion's weak label to its mask: the chosen method, its guards, and its stand-ins (paper, sec. 2.2).
 
 | method | sure foreground | sure background | rest |
 |---|---|---|---|
@@ -6,8 +6,8 @@
 | box-dilation (Cai et al.) | the diameters, dilated | outside the extent of the diameters | GrabCut |
 | ellipse (Tang et al.) | – | – | the RECIST ellipse |
 
-Where a method fails: the ellipse, then the quadrilateral, then the ellipse inscribed in the box (`box-ellipse`), which always
-exists. Without usable RECIST points it's the last one at once. So every lesion has a mask of at least one px of the slice.
+Where a method fails: the ellipse, then the quadrilateral, then the ellipse inscribed in the box (`box-ellipse`), which
+always exists. Without usable RECIST points it's the last one at once. So every lesion has a mask of at least one px.
 """
 
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ PROPORTION = (0.8, 1.6)  # area of a believable GrabCut mask over that of the RE
 class WeakLabel(NamedTuple):
     """What a radiologist left of one lesion, in px of the stored slice.
 
-    box (4,) xyxy, finite; points (4, 2), long diameter then short, or None; window (low, high) in HU, NaN where unknown;
-    margin (x, y): what the box leaves around the points, 5 original px.
+    box (4,) xyxy, finite; points (4, 2), long diameter then short, or None; window (low, high) in HU, NaN where
+    unknown; margin (x, y): what the box leaves around the points, 5 original px.
     """
 
     box: np.ndarray
@@ -135,11 +135,16 @@ def _candidates(hu: np.ndarray, label: WeakLabel, field: Field,
 def _segmented(hu: np.ndarray, label: WeakLabel, ellipse: Ellipse, field: Field,
                settings: Masks) -> np.ndarray | Failure:  # fmt: skip
     """GrabCut from the method's trimap, unless its area is out of proportion to the RECIST ellipse."""
-    x0, y0, width, height = field.crop
-    crop = grabcut.windowed(hu[y0 : y0 + height, x0 : x0 + width], label.window)
+    (x0, y0, width, height), factor = field.crop, field.grid.factor
+    hu = hu[y0 : y0 + height, x0 : x0 + width]
+    unknown = trimap_of(settings.method, label, Grid.over(*field.crop), settings.reach) == recist.UNKNOWN
+    shown = grabcut.windowed(hu, grabcut.opened(label.window, hu[unknown]))
+    noise = grabcut.NOISE_PX * min(label.margin) / recist.BOX_MARGIN_PX  # from original px to those of the slice
     trimap = trimap_of(settings.method, label, field.grid, settings.reach)
     expected = ellipse.draw(field.grid)
-    mask = grabcut.segment(grabcut.refined(crop, field.grid.factor), trimap, expected, settings.iterations)
+    radius = grabcut.SMOOTHING * min(ellipse.half_axes) * factor
+    image = grabcut.refined(shown, factor, noise)
+    mask = grabcut.segment(image, trimap, expected, settings.iterations, radius)
     if isinstance(mask, Failure):
         return mask
     share = mask.sum() / max(expected.sum(), 1)

@@ -1,4 +1,4 @@
-"""How near a mask comes to another: Dice and the mean distance of their boundaries; true masks brought to the stored grid."""
+"""How near a mask comes to another: Dice and boundary distance; true masks brought to the stored grid."""
 
 import cv2
 import numpy as np
@@ -48,7 +48,7 @@ def stored_mask(mask: np.ndarray, side: int) -> np.ndarray:
 
 
 def around(masks: list[np.ndarray], margin: int = 2) -> tuple[slice, slice]:
-    """Rows and columns that hold all of the masks (h, w) and a margin: to measure there is faster and gives the same."""
+    """Rows and columns that hold all of the masks (h, w) and a margin: measured there, the result is the same."""
     union = np.any(masks, axis=0)
     rows, columns = np.flatnonzero(union.any(axis=1)), np.flatnonzero(union.any(axis=0))
     if not len(rows):

@@ -1,7 +1,7 @@
 """RECIST diameters as shapes: quadrilateral, ellipse and trimap (paper, sec. 2.2 and Fig. 1b).
 
-RECIST end points are a (4, 2) array of x, y: the two ends of the long diameter, then the two of the short one. Shapes are drawn
-on a `Grid`, which knows where its pixel centres lie on the slice, so that the same lesion can be drawn coarse or fine.
+RECIST end points are a (4, 2) array of x, y: the two ends of the long diameter, then the two of the short one. Shapes
+are drawn on a `Grid`, which knows where its pixel centres lie on the slice: a lesion can be drawn coarse or fine.
 """
 
 from typing import NamedTuple, Self
@@ -55,7 +55,7 @@ class Ellipse(NamedTuple):
 
 
 def ellipse(points: np.ndarray) -> Ellipse:
-    """Ellipse with the two diameters as axes, along the long one, around the mean of the four end points (Tang et al.)."""
+    """Ellipse with the two diameters as axes, turned like the long one, around the end points' mean (Tang et al.)."""
     long, short = points[1] - points[0], points[3] - points[2]
     length = float(np.hypot(*long))
     direction = long / length if length > 0 else np.array([1.0, 0.0])
@@ -63,7 +63,7 @@ def ellipse(points: np.ndarray) -> Ellipse:
 
 
 def box_ellipse(box: np.ndarray, margin: tuple[float, float]) -> Ellipse:
-    """Ellipse inscribed in a box xyxy less the margin (x, y) that DeepLesion's boxes have; at least half a px either way."""
+    """Ellipse inscribed in a box xyxy less its margin (x, y); its half axes are at least half a px."""
     sides = np.maximum(box[2:] - box[:2] - 2 * np.asarray(margin), 1.0)
     return Ellipse((box[:2] + box[2:]) / 2, (float(sides[0]) / 2, float(sides[1]) / 2), np.array([1.0, 0.0]))
 

@@ -1,11 +1,11 @@
-"""The contact sheet: lesions with RECIST lines, trimap and the masks of all methods side by side, so that a person sees at
-once how good they are.
+"""The contact sheet: lesions with RECIST lines, trimap and the masks of all methods side by side, for people to judge.
 
-A lesion is a strip of five panels: the slice with its RECIST lines; the trimap (green: sure foreground, dark: sure background,
-the rest unknown); then the mask of each method. The method that was used is outlined in red, the others in yellow, and the true
-mask, where one is known, in blue.
+A lesion is a strip of five panels: the slice with its RECIST lines; the trimap (green: sure foreground, dark: sure
+background, the rest unknown); then the mask of each method. The method that was used is outlined in red, the others in
+yellow, and the true mask, where one is known, in blue.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -16,6 +16,7 @@ from lesionpipe.params import Masks
 from lesionpipe.weak_labels import recist
 from lesionpipe.weak_labels.grabcut import windowed
 from lesionpipe.weak_labels.methods import WeakLabel, make_mask, trimap_of, usable_box, usable_points
+from lesionpipe.weak_labels.quality import stored_mask
 from lesionpipe.weak_labels.recist import Grid
 
 METHODS = ("grabcut", "box-dilation", "ellipse")
@@ -25,7 +26,7 @@ USED, OTHER, TRUE, RECIST, SEEDS = (230, 40, 40), (250, 210, 60), (70, 170, 255)
 
 
 class Example(NamedTuple):
-    """One lesion for the sheet: its slice int16 (S, S), label, caption, and true mask bool (S, S) if known."""
+    """One lesion for the sheet: its slice int16 (S, S), label, caption, and true mask bool (H, W) if known."""
 
     hu: np.ndarray
     label: WeakLabel
@@ -35,7 +36,7 @@ class Example(NamedTuple):
 
 
 def choose(method: np.ndarray, area: np.ndarray, wanted: str, count: int) -> list[int]:
-    """Which of n lesions to show: up to a third where another method stood in, the rest spread evenly over the sizes."""
+    """Which of n lesions to show: up to a third with a stand-in's mask, the rest spread evenly over the sizes."""
     by_size = np.argsort(area, kind="stable")
     stand_ins, usual = by_size[method[by_size] != wanted], by_size[method[by_size] == wanted]
     first = _spread(stand_ins, max(count // 3, count - len(usual)))
@@ -71,18 +72,19 @@ def strip(example: Example, settings: Masks) -> np.ndarray:
     side = len(example.hu)
     label = example.label._replace(box=usable_box(example.label.box, side))
     centre = (label.box[:2] + label.box[2:]) / 2
-    step = max(2.0 * float(np.max(label.box[2:] - label.box[:2])), 16.0) / PANEL  # px of the slice per px of the panel
+    step = max(1.6 * float(np.max(label.box[2:] - label.box[:2])), 16.0) / PANEL  # px of the slice per px of the panel
     start = centre - step * (PANEL - 1) / 2
     grid = Grid(start[0] + step * np.arange(PANEL), start[1] + step * np.arange(PANEL), 1)
     grey = np.rint(_sampled(windowed(example.hu, label.window), grid, cv2.INTER_LINEAR)).astype(np.uint8)
     plain = np.repeat(grey[:, :, None], 3, axis=2)
     panels = [_with_recist(plain, label, grid), _with_trimap(plain, label, grid, settings)]
+    true = None if example.true is None else stored_mask(example.true, side)
     for method in METHODS:
         made = make_mask(example.hu, example.label, settings.model_copy(update={"method": method}))
         mask = np.zeros((side, side), bool)
         mask[made.y0 : made.y0 + made.mask.shape[0], made.x0 : made.x0 + made.mask.shape[1]] = made.mask
         used = method == settings.method or made.method == example.method
-        panels.append(_outlined(plain, mask, example.true, USED if used else OTHER, grid))
+        panels.append(_outlined(plain, mask, true, USED if used else OTHER, grid))
     return np.concatenate(panels, axis=1)
 
 
@@ -124,10 +126,18 @@ def _outlined(plain: np.ndarray, mask: np.ndarray, true: np.ndarray | None, colo
     return panel
 
 
-def save_sheet(path, sheet: Image.Image) -> None:
-    """Save a PNG with as many colours as keep it below LARGEST_BYTES; `path` has no suffix to go by."""
-    for colours in (128, 64, 32, 16):
-        reduced = sheet.quantize(colours, dither=Image.Dither.NONE)
-        reduced.save(path, format="PNG", optimize=True)
+def save_sheet(path: Path, sheet: Image.Image) -> None:
+    """Save a PNG below LARGEST_BYTES where 16 greys allow it: the colours of the outlines and as many greys as fit."""
+    for greys in (64, 32, 16):
+        sheet.quantize(palette=_palette(greys), dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
         if path.stat().st_size <= LARGEST_BYTES:
             return
+
+
+def _palette(greys: int) -> Image.Image:
+    """Greys, the same greys under the tint of the seeds, and the colours of the lines."""
+    ramp = np.repeat(np.linspace(0, 255, greys).round().astype(int)[:, None], 3, axis=1)
+    colours = np.concatenate([ramp, ramp // 2 + np.array(SEEDS) // 2, [USED, OTHER, TRUE, RECIST]])
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours.astype(np.uint8).tobytes())
+    return palette

@@ -100,10 +100,14 @@ class MaskStore:
         """
         return cls({part: _read(Path(folder) / f"{part}.npz", part) for part in parts})
 
+    def rows(self, part: str) -> int:
+        """One more than the last row of a part that has a mask."""
+        return len(self.parts[part].first) - 1
+
     def of_slice(self, part: str, row: int) -> tuple[np.ndarray, np.ndarray]:
         """The lesions of a slice, int32 (k,), and their masks, bool (k, S, S); k may be 0."""
         held = self.parts[part]
-        first, last = held.first[min(row, len(held.first) - 1)], held.first[min(row + 1, len(held.first) - 1)]
+        first, last = (held.first[min(i, len(held.first) - 1)] for i in (row, row + 1))
         masks = np.zeros((last - first, held.side, held.side), bool)
         for mask, i in zip(masks, range(first, last), strict=True):
             x, y, width, height = held.box[i].tolist()

@@ -12,6 +12,7 @@ from lesionpipe.deeplesion.phantom.tissue import Tissue
 BELLY_AND_LIVER = (Label.PERITONEUM, Label.LIVER, Label.PANCREAS)
 BOWEL_FILLINGS = (18.0, 24.0, 40.0, -750.0)  # HU: fluid, fluid, chyme, gas
 ORAL_CONTRAST_HU = 240.0
+CALCIFYING = (Label.VESSEL, Label.LUNG, Label.PERITONEUM, Label.BOWEL)
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,9 @@ class Anatomy:
     loop_filling: np.ndarray  # (loops,) index into BOWEL_FILLINGS, and whether oral contrast reaches the loop:
     loop_contrast: np.ndarray  # (loops,) bool
     loop_of: np.ndarray  # (pieces of small bowel,)
-    nodes: Tubes  # normal lymph nodes
-    calcifications: Tubes
 
-    def paint(self, canvas: Canvas, z: float, tissue: Tissue) -> None:
-        """Paint the slice at z mm, without lesions, blur and noise."""
+    def paint(self, canvas: Canvas, z: float, tissue: Tissue, fine: bool = True) -> None:
+        """Paint the slice at z mm, without lesions, blur and noise; `fine` adds the vessels within lungs and liver."""
         t = self.body.level(z)
         trunk.paint_wall(canvas, self.body, t, tissue)
         if t < 1.45:
@@ -37,6 +36,10 @@ class Anatomy:
             self._paint_belly(canvas, z, tissue)
         trunk.paint_bones(canvas, self.body, t, tissue)
         self._paint_vessels(canvas, z, tissue)
+        if fine:
+            self._tube(canvas, "lung_vessels", z, None, tissue[Label.MUSCLE] - 10, (Label.LUNG,))
+            self._tube(canvas, "liver_vessels", z, None, (tissue.vein + tissue[Label.LIVER]) / 2 + 6, (Label.LIVER,))
+            self._tube(canvas, "calcifications", z, None, 480, CALCIFYING)
 
     def _paint_chest(self, canvas: Canvas, z: float, tissue: Tissue) -> None:
         t = self.body.level(z)
@@ -52,13 +55,11 @@ class Anatomy:
             chamber = self.organs["heart"].contour(self.body, t, size, (move, 0.1 - move / 2))
             if chamber is not None:
                 canvas.fill(chamber, Label.HEART, tissue[Label.HEART] + hu * 0.25 * (tissue.vein - 40), (Label.HEART,))
-        self._tube(canvas, "lung_vessels", z, None, tissue[Label.MUSCLE] - 10, (Label.LUNG,))
 
     def _paint_belly(self, canvas: Canvas, z: float, tissue: Tissue) -> None:
         t = self.body.level(z)
         for name in ("liver", "left_lobe"):
             self._organ(canvas, name, t, tissue)
-        self._tube(canvas, "liver_vessels", z, None, (tissue.vein + tissue[Label.LIVER]) / 2 + 6, (Label.LIVER,))
         for name in ("gallbladder", "spleen", "stomach", "pancreas"):
             self._organ(canvas, name, t, tissue)
         self._fill_stomach(canvas, t, tissue)
@@ -123,10 +124,7 @@ class Anatomy:
             ends, radii, _ = self.tubes[name].cut(z, 1.5)
             canvas.lines(ends, radii, Label.AIRWAY, tissue[Label.AIRWAY])
         fat = (Label.FAT, Label.MEDIASTINUM, Label.PERITONEUM)
-        ends, radii, _ = self.nodes.cut(z)
-        canvas.lines(ends, radii, Label.NODE, tissue[Label.NODE], fat)
-        ends, radii, _ = self.calcifications.cut(z)
-        canvas.lines(ends, radii, None, 480, (Label.VESSEL, Label.LUNG, Label.PERITONEUM, Label.BOWEL))
+        self._tube(canvas, "nodes", z, Label.NODE, tissue[Label.NODE], fat)
 
     def _organ(self, canvas: Canvas, name: str, t: float, tissue: Tissue) -> None:
         placed = self.organs[name]
@@ -150,19 +148,17 @@ def make_anatomy(rng: np.random.Generator, field_mm: float, female: bool) -> Ana
     return Anatomy(
         body=body,
         organs={name: place_organ(rng, organ) for name, organ in chosen.items()},
-        tubes=tubes.courses(rng, body) | _trees(rng, body) | {"bowel": bowel},
+        tubes=tubes.courses(rng, body) | _trees(rng, body) | {"bowel": bowel} | _specks(rng, body),
         loop_filling=rng.choice(len(BOWEL_FILLINGS), loops, p=(0.35, 0.3, 0.25, 0.1)),
         loop_contrast=rng.random(loops) < 0.5,
         loop_of=loop_of,
-        nodes=_nodes(rng, body),
-        calcifications=_calcifications(rng, body),
     )
 
 
 def _trees(rng: np.random.Generator, body: Body) -> dict[str, Tubes]:
     a, b = body.cavity(0.6)
     reach = np.array([0.75 * a, 1.25 * b, 0.75 * body.level_mm])
-    lungs = [tubes.tree(rng, body.point(side * 0.27, 0.0, 0.5), reach, 22, 6, 3.6) for side in (-1, 1)]
+    lungs = [tubes.tree(rng, body.point(side * 0.27, 0.0, 0.5), reach, 28, 5, 3.6) for side in (-1, 1)]
     a, b = body.cavity(1.2)
     reach = np.array([0.75 * a, 1.2 * b, 0.5 * body.level_mm])
     return {
@@ -170,6 +166,10 @@ def _trees(rng: np.random.Generator, body: Body) -> dict[str, Tubes]:
         "liver_vessels": tubes.tree(rng, body.point(-0.38, -0.02, 1.22), reach, 11, 4, 4.2),
         "mesenteric": tubes.tree(rng, body.point(0.0, -0.12, 1.75), reach * [0.9, 0.5, 1.3], 14, 4, 2.6),
     }
+
+
+def _specks(rng: np.random.Generator, body: Body) -> dict[str, Tubes]:
+    return {"nodes": _nodes(rng, body), "calcifications": _calcifications(rng, body)}
 
 
 def _nodes(rng: np.random.Generator, body: Body, number: int = 110) -> Tubes:

@@ -38,14 +38,13 @@ class Host:
 # Order of Coarse_lesion_type: bone, abdomen, mediastinum, liver, lung, kidney, soft tissue, pelvis.
 HOSTS = (
     Host((0.1, 2.8), (Label.BONE,), (Label.BONE, Label.MUSCLE, Label.FAT, Label.LUNG, Label.DISC), 0.5, 0.55),
-    Host((1.2, 2.1), (Label.PERITONEUM, Label.BOWEL, Label.PANCREAS), _BELLY_FREE, 0.6, 0.6),
+    Host((1.2, 2.1), (Label.PERITONEUM, Label.PANCREAS), _BELLY_FREE, 0.5, 0.5),
     Host((0.08, 0.85), (Label.MEDIASTINUM,), (Label.MEDIASTINUM, Label.LUNG, Label.ESOPHAGUS, Label.NODE), 0.4, 0.4),
     Host((0.92, 1.7), (Label.LIVER,), (Label.LIVER,), 0.75, 0.9),
     Host((0.05, 1.1), (Label.LUNG,), (Label.LUNG,), 0.6, 0.88),
     Host((1.4, 1.88), (Label.KIDNEY,), (Label.KIDNEY, Label.PERITONEUM), 0.35, 0.45),
     Host((0.05, 2.9), (Label.FAT, Label.MUSCLE), (Label.FAT, Label.MUSCLE, Label.NODE), 0.7, 0.85),
-    Host((2.2, 2.85), (Label.PERITONEUM, Label.BOWEL, Label.WOMB_PROSTATE), (*_BELLY_FREE, Label.WOMB_PROSTATE),
-         0.6, 0.5),
+    Host((2.2, 2.85), (Label.PERITONEUM, Label.WOMB_PROSTATE), (*_BELLY_FREE, Label.WOMB_PROSTATE), 0.5, 0.5),
 )  # fmt: skip
 ALLOWED_ELSEWHERE = 0.1  # share of a lesion that may cover other tissues than `over`
 
@@ -61,7 +60,7 @@ class LevelMap:
     def __init__(self, anatomy: Anatomy, tissue: Tissue, z: float, field_mm: float):
         self.canvas = Canvas(int(np.ceil(field_mm / GRID_MM)), GRID_MM)
         self.z = z
-        anatomy.paint(self.canvas, z, tissue)
+        anatomy.paint(self.canvas, z, tissue, fine=False)
         self.free = np.ones(self.canvas.label.shape, bool)
 
     def place(self, rng: np.random.Generator, lesion: Lesion) -> Lesion | None:

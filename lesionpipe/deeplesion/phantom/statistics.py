@@ -8,7 +8,7 @@ over long diameter, on the 6,819 rows that carry both diameters and the spacing.
 
 import numpy as np
 
-LONG_MM, LONG_MM_SPREAD = 20.5, 0.74  # median, and standard deviation of the logarithm
+LONG_MM, LONG_MM_SPREAD = 20.0, 0.74  # median, and standard deviation of the logarithm
 LONG_MM_RANGE = (4.5, 120.0)
 SHORT_OVER_LONG = (4.03, 1.48)
 SHORT_OVER_LONG_RANGE = (0.36, 0.98)

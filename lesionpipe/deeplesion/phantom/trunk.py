@@ -39,6 +39,8 @@ def _paint_table(canvas: Canvas, body: Body) -> None:
 def _paint_breasts(canvas: Canvas, body: Body, t: float, tissue: Tissue) -> None:
     a, b = body.axes(t)
     size = np.sqrt(max(1 - ((t - 0.67) / 0.27) ** 2, 0)) * (0.15 + 0.004 * body.fat) * a
+    if size < 5:
+        return
     for side in (-1, 1):
         centre = np.array([side * 0.47 * a, -0.83 * b])
         canvas.fill(superellipse(centre, (size * 1.25, size)), Label.SKIN, tissue[Label.SKIN])

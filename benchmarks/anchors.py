@@ -1,0 +1,71 @@
+"""The anchor search timed on one core, beside the plain computation over all anchor positions.
+
+Usage: OMP_NUM_THREADS=1 python benchmarks/anchors.py path/to/DL_info.csv [first-last level, 2-6]
+
+Plain: the IoU of every box with every anchor of a 512 x 512 slice, as a matrix in float32, in pieces that fit the cache.
+Both give the same mean IoU, which is checked. Prints JSON.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lesionpipe.anchors.grid import SIZES, AnchorSet, anchors_for, centre_inside, paper_set
+from lesionpipe.anchors.overlap import BestOverlap
+from lesionpipe.anchors.search import Effort, Space, search
+from lesionpipe.boxes import pairwise_iou
+from lesionpipe.commands.box_file import read_boxes
+from lesionpipe.errors import UserError, run
+
+REPEATS = 200
+PIECE = 20000  # anchors a time
+USUAL = 512  # px
+
+
+def plain(boxes: np.ndarray, anchor_set: AnchorSet) -> np.ndarray:
+    """Best IoU (n,) by listing all anchors of a slice."""
+    anchors = anchors_for(anchor_set, USUAL, USUAL)
+    anchors = anchors[centre_inside(anchors, USUAL, USUAL)]
+    best = np.zeros(len(boxes), np.float32)
+    for i in range(len(boxes)):
+        for start in range(0, len(anchors), PIECE):
+            best[i] = max(best[i], pairwise_iou(boxes[i : i + 1], anchors[start : start + PIECE]).max())
+    return best
+
+
+def seconds(job) -> float:
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        raise UserError("usage: python benchmarks/anchors.py DL_info.csv [2-6]")
+    first, last = map(int, (sys.argv[2] if len(sys.argv) > 2 else "2-6").split("-"))
+    levels = tuple(range(first, last + 1))
+    anchor_set = paper_set(levels)
+    boxes, images = read_boxes(Path(sys.argv[1]), "val")
+    usual = (images == USUAL).all(axis=1)
+    overlap = BestOverlap(boxes, anchor_set.strides, images)
+    found = search(Space(SIZES, levels, ((0.4, 1.6),) * 3, ((1.0, 4.0),) * 2), overlap, "iou", Effort())
+    fast = min(seconds(lambda: overlap.of(anchor_set)) for _ in range(REPEATS))
+    sample = boxes[usual][:: max(1, usual.sum() // 500)].astype(np.float32)
+    start = time.perf_counter()
+    listed = plain(sample, anchor_set)
+    slow = (time.perf_counter() - start) * len(boxes) / len(sample)
+    exact = BestOverlap(sample, anchor_set.strides, (USUAL, USUAL)).of(anchor_set)
+    print(json.dumps({
+        "boxes": len(boxes), "strides": anchor_set.strides, "search_seconds": round(found.seconds, 2),
+        "evaluations": found.evaluations, "mean_iou_grid": round(1 - found.loss, 4),
+        "evaluation_ms": round(1000 * fast, 3), "plain_evaluation_ms": round(1000 * slow),
+        "plain_measured_on_boxes": len(sample), "times_faster": round(slow / fast),
+        "largest_difference": float(np.abs(listed - exact).max()),
+    }, indent=1))  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main)

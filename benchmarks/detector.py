@@ -1,0 +1,311 @@
+"""How fast the detector is: beside torchvision's RetinaNet, row by row of the paper, and against the machine's peak.
+
+Ours and torchvision's share the backbone module, levels, channels, anchors per cell, input, precision, candidates and
+NMS threshold, and are timed in turn, so that other load on the machine strikes all alike. Times are medians. Fresh
+weights score every anchor above the floor, so post-processing sees its worst case in both.
+
+    python benchmarks/detector.py --backbone vgg19 --size 256
+"""
+
+import dataclasses
+import statistics
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import typer
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+
+from lesionpipe.anchors.grid import SIZES, AnchorSet, anchors_for, paper_set, retinanet_set
+from lesionpipe.detector.backbone import build_backbone
+from lesionpipe.detector.decode import decode
+from lesionpipe.detector.losses import build_targets, detection_losses
+from lesionpipe.detector.network import Network, build_network
+from lesionpipe.params import Detect, load_params
+from lesionpipe.params import Network as NetworkParams
+
+ROOT = Path(__file__).parents[1]
+ROWS = {  # levels, mask branch, attention, anchors (paper, Table 1: the same four, with their time in units of the first)
+    "original RetinaNet": ("P3-P7", False, False, retinanet_set, 1.0),
+    "+ anchor optimisation": ("P3-P7", False, False, paper_set, 31 / 28),
+    "+ dense supervision": ("P2-P6", True, False, paper_set, 39 / 28),
+    "+ attention gate": ("P2-P6", True, True, paper_set, 41 / 28),
+}
+LESIONS = ((0.2, 0.2, 0.26, 0.27), (0.5, 0.6, 0.62, 0.68))  # of each image, as shares of its side
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What all contestants share."""
+
+    size: int
+    batch: int
+    device: str
+    precision: str
+    iterations: int
+    compiled: bool
+    detect: Detect
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def images(self, batch: int) -> Tensor:
+        torch.manual_seed(0)
+        images = torch.rand(batch, 3, self.size, self.size, device=self.device) * 2 - 1
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def boxes(self) -> Tensor:
+        return torch.tensor(LESIONS, device=self.device) * self.size
+
+    def place(self, network: nn.Module) -> nn.Module:
+        return network.to(self.device, memory_format=torch.channels_last)
+
+
+class TorchvisionBackbone(nn.Module):
+    """Our backbone under torchvision's pyramid, with P6 (and P7) as ours has them."""
+
+    def __init__(self, params: NetworkParams) -> None:
+        super().__init__()
+        first, last = params.level_numbers[0], params.level_numbers[-1]
+        self.body = build_backbone(params.backbone, None, 3)
+        self.first = first
+        self.out_channels = params.channels
+        extra = CoarseLevels(self.body.channels[-1], params.channels, last - 5)
+        self.fpn = FeaturePyramidNetwork(list(self.body.channels[first - 1 :]), params.channels, extra)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.body(images)[self.first - 1 :]
+        return self.fpn(OrderedDict((str(i), f) for i, f in enumerate(features)))
+
+
+class CoarseLevels(ExtraFPNBlock):
+    """P6, and P7 where asked for, on C5."""
+
+    def __init__(self, top: int, channels: int, count: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(w, channels, 3, 2, 1) for w in (top, channels)[:count])
+
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        levels, last = [], x[-1]
+        for layer in self.layers:
+            last = layer(last.relu() if levels else last)
+            levels.append(last)
+        return results + levels, names + [f"extra{i}" for i in range(len(levels))]
+
+
+def torchvision_network(params: NetworkParams, anchors: AnchorSet, setting: Setting) -> RetinaNet:
+    """Torchvision's RetinaNet of the same make; its resizing, which ours leaves to the data stages, is switched off."""
+    sizes = tuple(tuple(size * scale for scale in anchors.scales) for size in anchors.sizes)
+    network = RetinaNet(
+        TorchvisionBackbone(params),
+        num_classes=1,
+        anchor_generator=AnchorGenerator(sizes, (anchors.ratios,) * len(sizes)),
+        score_thresh=setting.detect.score_floor,
+        nms_thresh=setting.detect.nms_iou,
+        detections_per_img=setting.detect.per_image,
+        topk_candidates=setting.detect.candidates_per_level,
+        min_size=setting.size,
+        max_size=setting.size,
+        _skip_resize=True,
+    )
+    return setting.place(network)
+
+
+def our_network(params: NetworkParams, anchors: AnchorSet, setting: Setting) -> Network:
+    network = setting.place(build_network(params, 3, anchors.per_cell))
+    if setting.compiled:
+        network.compile()
+    return network
+
+
+def our_step(network: Network, anchors: AnchorSet, setting: Setting) -> Callable[[], None]:
+    """One training step: forward, matching, losses, backward, Adam."""
+    network.train()
+    images = setting.images(setting.batch)
+    places = torch.from_numpy(anchors_for(anchors, setting.size, setting.size)).to(setting.device)
+    boxes = [setting.boxes()] * setting.batch
+    masks = None
+    if network.segmentation is not None:
+        masks = torch.zeros(setting.batch, setting.size, setting.size, dtype=torch.uint8, device=setting.device)
+        masks[:, : setting.size // 8, : setting.size // 8] = 1
+    optimiser = torch.optim.Adam(network.parameters(), 1e-6, fused=True)
+
+    def step() -> None:
+        with setting.autocast():
+            raw = network(images)
+        losses = detection_losses(raw, build_targets(places, boxes, masks, setting.size))
+        optimiser.zero_grad()
+        sum(losses.values()).backward()
+        optimiser.step()
+
+    return step
+
+
+def torchvision_step(network: RetinaNet, setting: Setting) -> Callable[[], None]:
+    network.train()
+    images = list(setting.images(setting.batch))
+    labels = torch.zeros(len(LESIONS), dtype=torch.int64, device=setting.device)
+    targets = [{"boxes": setting.boxes(), "labels": labels}] * setting.batch
+    optimiser = torch.optim.Adam(network.parameters(), 1e-6, fused=True)
+
+    def step() -> None:
+        with setting.autocast():
+            losses = network(images, targets)
+        optimiser.zero_grad()
+        sum(losses.values()).backward()
+        optimiser.step()
+
+    return step
+
+
+def our_detection(network: Network, anchors: AnchorSet, setting: Setting) -> Callable[[], None]:
+    """Detection in one image, post-processing included."""
+    network.eval()
+    image = setting.images(1)
+    places = torch.from_numpy(anchors_for(anchors, setting.size, setting.size)).to(setting.device)
+    margin = setting.detect.mask_margin_px * setting.size / 512
+
+    @torch.inference_mode()
+    def detect() -> None:
+        with setting.autocast():
+            raw = network(image)
+        decode(raw, places, setting.detect, setting.size, margin)
+
+    return detect
+
+
+def torchvision_detection(network: RetinaNet, setting: Setting) -> Callable[[], None]:
+    network.eval()
+    images = list(setting.images(1))
+
+    @torch.inference_mode()
+    def detect() -> None:
+        with setting.autocast():
+            network(images)
+
+    return detect
+
+
+def times(jobs: dict[str, Callable[[], None]], setting: Setting) -> dict[str, float]:
+    """Median seconds of each job, run in turn; two rounds first that don't count."""
+    measured: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(setting.iterations + 2):
+        for name, job in jobs.items():
+            _wait(setting.device)
+            start = time.perf_counter()
+            job()
+            _wait(setting.device)
+            if turn >= 2:
+                measured[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in measured.items()}
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def matmul_peak(setting: Setting, side: int) -> float:
+    """Measured FLOP/s of a square matrix product in the precision of the run, best of ten."""
+    dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
+    a, b = torch.randn(2, side, side, device=setting.device).to(dtype)
+    best = float("inf")
+    for _ in range(10):
+        _wait(setting.device)
+        start = time.perf_counter()
+        a @ b
+        _wait(setting.device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def flops(network: Network, setting: Setting) -> int:
+    """FLOPs of one image forward (a multiplication and an addition are two)."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network.eval()(setting.images(1))
+    return counter.get_total_flops()
+
+
+def compare(params: NetworkParams, setting: Setting) -> None:
+    """Ours and torchvision's, without what torchvision hasn't (mask branch, gates), on both pyramids."""
+    for levels in ("P3-P7", "P2-P6"):
+        own = params.model_copy(update={"levels": levels, "mask_branch": False, "attention": False})
+        anchors = paper_set(own.level_numbers).scaled(setting.size / 512)
+        ours, theirs = our_network(own, anchors, setting), torchvision_network(own, anchors, setting)
+        jobs = {"ours": our_step(ours, anchors, setting), "theirs": torchvision_step(theirs, setting)}
+        training = times(jobs, setting)
+        jobs = {"ours": our_detection(ours, anchors, setting), "theirs": torchvision_detection(theirs, setting)}
+        use = times(jobs, setting)
+        for label, result, images in (("training step", training, setting.batch), ("detection", use, 1)):
+            per_image = {name: 1000 * seconds / images for name, seconds in result.items()}
+            ratio = result["ours"] / result["theirs"]
+            print(
+                f"{levels}  {label:14} ours {per_image['ours']:9.2f} ms/image   "
+                f"torchvision {per_image['theirs']:9.2f} ms/image   ratio {ratio:.2f}",
+                flush=True,
+            )
+
+
+def rows(params: NetworkParams, setting: Setting, peak: float, training: bool) -> None:
+    """The paper's four rows: parameters, FLOPs, time per image in relation to the first row, share of the peak."""
+    networks, steps, detections, counts = {}, {}, {}, {}
+    for name, (levels, mask_branch, attention, anchors_of, _) in ROWS.items():
+        changes = {"levels": levels, "mask_branch": mask_branch, "attention": attention}
+        own = params.model_copy(update=changes)
+        anchors = anchors_of(own.level_numbers, SIZES).scaled(setting.size / 512)
+        network = our_network(own, anchors, setting)
+        networks[name] = sum(p.numel() for p in network.parameters()) / 1e6
+        counts[name] = flops(network, setting)
+        detections[name] = our_detection(network, anchors, setting)
+        steps[name] = (network, anchors)
+    use = times(detections, setting)
+    step_times = times({n: our_step(*pair, setting) for n, pair in steps.items()}, setting) if training else {}
+    first = next(iter(ROWS))
+    print("row                     parameters  GFLOP  detection   ratio (paper)  of peak   training   ratio  of peak")
+    for name, (*_, paper) in ROWS.items():
+        line = f"{name:23} {networks[name]:8.2f} M {counts[name] / 1e9:6.1f} {1000 * use[name]:7.1f} ms "
+        line += f"{use[name] / use[first]:7.2f}  ({paper:.2f}) {100 * counts[name] / use[name] / peak:7.1f} %"
+        if training:
+            seconds = step_times[name] / setting.batch
+            line += f" {1000 * seconds:7.1f} ms {step_times[name] / step_times[first]:6.2f}"
+            line += f" {100 * 3 * counts[name] / seconds / peak:7.1f} %"  # backward costs twice the forward
+        print(line, flush=True)
+
+
+def main(
+    backbone: str = "vgg19",
+    size: int = 256,
+    batch: int = 4,
+    channels: int = 256,
+    head_depth: int = 4,
+    device: str = "cpu",
+    precision: str = "bf16",
+    iterations: int = 5,
+    threads: int = 2,
+    compiled: bool = False,
+    peer: bool = True,
+    training: bool = True,
+    peak_side: int = 4096,
+) -> None:
+    """Print all measurements for one setting."""
+    torch.set_num_threads(threads)
+    params = load_params(ROOT / "params.yaml")
+    chosen = {"backbone": backbone, "weights": None, "channels": channels, "head_depth": head_depth}
+    network = params.network.model_copy(update=chosen)
+    setting = Setting(size, batch, device, precision, iterations, compiled, params.detect)
+    peak = matmul_peak(setting, peak_side)
+    print(f"{backbone}, {size} px, batch {batch}, {device}, {precision}; matrix product {peak / 1e12:.2f} TFLOP/s")
+    if peer and head_depth == 4:  # torchvision's head has four convolutions
+        compare(network, setting)
+    rows(network, setting, peak, training)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,146 @@
+"""Backbones: strides, channels, odd sides, weights from files, other numbers of slices."""
+
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from lesionpipe.detector.backbone import adapt_slices, build_backbone
+from lesionpipe.errors import UserError
+
+CHANNELS = {
+    "small": (16, 32, 64, 128, 128),
+    "vgg16": (64, 128, 256, 512, 512),
+    "vgg16_bn": (64, 128, 256, 512, 512),
+    "vgg19": (64, 128, 256, 512, 512),
+    "vgg19_bn": (64, 128, 256, 512, 512),
+    "resnet50": (64, 256, 512, 1024, 2048),
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_c1_to_c5_have_strides_2_to_32_rounded_up_for_odd_sides(name):
+    backbone = build_backbone(name, None, 3).eval()
+    with torch.no_grad():
+        features = backbone(torch.zeros(1, 3, 70, 33))
+    assert [f.shape[1] for f in features] == list(CHANNELS[name]) == list(backbone.channels)
+    assert [tuple(f.shape[2:]) for f in features] == [(35, 17), (18, 9), (9, 5), (5, 3), (3, 2)]
+
+
+@pytest.mark.parametrize(("name", "per_stage"), [("vgg16", [2, 2, 3, 3, 3]), ("vgg19_bn", [2, 2, 4, 4, 4])])
+def test_each_vgg_stage_ends_with_its_pooling(name, per_stage):
+    for stage, count in zip(build_backbone(name, None, 3).stages, per_stage, strict=True):
+        assert sum(isinstance(layer, nn.Conv2d) for layer in stage) == count
+        assert isinstance(stage[-1], nn.MaxPool2d)
+
+
+def test_vgg_with_weights_of_a_file_gives_torchvisions_features(tmp_path):
+    torch.manual_seed(0)
+    theirs = nn.ModuleDict({"features": models.vgg16_bn(weights=None, num_classes=1).features}).eval()
+    torch.save(theirs.state_dict() | {"classifier.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg.pth")
+    ours = build_backbone("vgg16_bn", str(tmp_path / "vgg.pth"), 3).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images)[-1], theirs["features"](images))
+
+
+def test_resnet_with_weights_of_a_file_gives_torchvisions_features(tmp_path):
+    torch.manual_seed(0)
+    theirs = models.resnet50(weights=None).eval()
+    torch.save(theirs.state_dict(), tmp_path / "resnet.pth")
+    ours = build_backbone("resnet50", str(tmp_path / "resnet.pth"), 3).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        pooled = ours(images)[-1].mean(dim=(2, 3))
+        torch.testing.assert_close(theirs.fc(pooled), theirs(images))
+
+
+def test_small_weights_come_back_from_a_file(tmp_path):
+    first = build_backbone("small", None, 5)
+    torch.save(first.state_dict(), tmp_path / "small.pth")
+    second = build_backbone("small", str(tmp_path / "small.pth"), 5)
+    assert torch.equal(first.stages[0][0].weight, second.stages[0][0].weight)
+
+
+@pytest.mark.parametrize("slices", [1, 3, 5, 9])
+def test_a_stack_of_equal_slices_is_answered_as_a_grey_picture_was(slices):
+    weight = torch.randn(4, 3, 3, 3)
+    picture = torch.randn(1, 1, 8, 8)
+    expected = nn.functional.conv2d(picture.repeat(1, 3, 1, 1), weight)
+    adapted = adapt_slices(weight, slices)
+    assert adapted.shape == (4, slices, 3, 3)
+    torch.testing.assert_close(
+        nn.functional.conv2d(picture.repeat(1, slices, 1, 1), adapted), expected, atol=1e-4, rtol=0
+    )
+
+
+def test_three_slices_keep_the_weights():
+    weight = torch.randn(4, 3, 3, 3)
+    assert adapt_slices(weight, 3) is weight
+
+
+def test_nine_slices_of_weights_of_a_file(tmp_path):
+    torch.manual_seed(0)
+    theirs = models.resnet50(weights=None)
+    torch.save(theirs.state_dict(), tmp_path / "resnet.pth")
+    ours = build_backbone("resnet50", str(tmp_path / "resnet.pth"), 9).eval()
+    slice_ = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        expected = theirs.eval().conv1(slice_.repeat(1, 3, 1, 1))
+        torch.testing.assert_close(ours.stages[0][0](slice_.repeat(1, 9, 1, 1)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_that_cannot_be_fetched_name_the_ways_out(monkeypatch):
+    def offline(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "/nowhere/hub")
+    monkeypatch.setattr("os.makedirs", lambda *args, **kwargs: None)
+    with pytest.raises(
+        UserError, match=r"network.weights = imagenet: can't fetch .*vgg19.*no network.*/nowhere/hub.*null"
+    ):
+        build_backbone("vgg19", "imagenet", 3)
+
+
+def test_small_has_no_imagenet_weights():
+    with pytest.raises(UserError, match="'small' has none"):
+        build_backbone("small", "imagenet", 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no such file"),
+        (b"not torch", "not a state dict"),
+        (b"", "not a state dict"),
+        ({"features.0.weight": torch.zeros(64, 3, 3, 3)}, "lacks 'features.0.bias'"),
+        ([1, 2], "not a state dict"),
+        ({"epoch": 3}, "not a state dict"),
+    ],
+)
+def test_files_that_are_no_weights_are_refused(content, words, tmp_path):
+    path = tmp_path / "w.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=words):
+        build_backbone("vgg16", str(path), 3)
+
+
+def test_weights_of_the_wrong_shape_are_refused(tmp_path):
+    state = build_backbone("small", None, 3).state_dict()
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"\(16, 3, 5, 5\) instead of \(16, 5, 5, 5\)"):
+        build_backbone("small", str(tmp_path / "w.pth"), 5)
+
+
+def test_chance_weights_follow_the_seed():
+    torch.manual_seed(3)
+    first = build_backbone("vgg16", None, 3)
+    torch.manual_seed(3)
+    second = build_backbone("vgg16", None, 3)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

@@ -1,0 +1,179 @@
+"""COCO in: what comes out right, and every way in which a file may be wrong. COCO out: read back by pycocotools."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from small_set import FOUND, HIT, NAMES, SIZE, write_small_set
+
+from lesionpipe.commands.export import coco as export_coco
+from lesionpipe.deeplesion.annotations import read_lesions
+from lesionpipe.errors import UserError
+from lesionpipe.evaluation.coco import read_results, read_truth
+from lesionpipe.evaluation.split import evaluate_split
+from lesionpipe.evaluation.truth import read_detections
+from lesionpipe.params import load_params
+
+TRUTH = {
+    "images": [
+        {"id": 7, "file_name": "000001_01_01_010.png", "width": 512},
+        {"id": "b", "file_name": "Images_png/000001_02_01/011.png"},
+        {"id": 3, "file_name": "scan.png"},
+        {"id": 9},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 3, "bbox": [1, 2, 3.5, 4], "category_id": 5},
+        {"id": 2, "image_id": 7, "bbox": [0, 0, 9, 0]},
+    ],
+}
+RESULTS = [{"image_id": "b", "bbox": [1, 2, 3, 4], "score": 1, "category_id": 1}]
+
+
+def write(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_boxes_images_and_patients(tmp_path):
+    truth, ids = read_truth(write(tmp_path / "gt.json", TRUTH))
+    assert truth.lesion_images.tolist() == [2, 0] and truth.lesion_boxes.tolist() == [[1, 2, 4.5, 6], [0, 0, 9, 0]]
+    first, second, third, fourth = truth.patients
+    assert first == second and len({first, third, fourth}) == 3 == truth.patient_count
+    found = read_results(write(tmp_path / "dt.json", RESULTS), ids)
+    assert (found.images.tolist(), found.boxes.tolist(), found.scores.tolist()) == ([1], [[1, 2, 4, 6]], [1])
+    assert len(read_results(write(tmp_path / "none.json", []), ids).scores) == 0
+
+
+def with_first(content, part, **change):
+    """A copy whose first entry is changed."""
+    copy = json.loads(json.dumps(content))
+    (copy[part] if part else copy)[0].update(change)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps(TRUTH)[:-40], r"gt.json: line 1, column \d+: not valid JSON"),
+        ([], "gt.json: the whole file: "),
+        ({"images": TRUTH["images"]}, "gt.json: annotations: field required"),
+        ({**TRUTH, "images": []}, "gt.json: images: list should have at least 1 item"),
+        ({**TRUTH, "images": [*TRUTH["images"], {"id": 7}]}, r"images\[4\].id = 7 occurs twice"),
+        ({**TRUTH, "annotations": TRUTH["annotations"] * 2}, r"annotations\[2\].id = 1 occurs twice"),
+        (with_first(TRUTH, "annotations", image_id=4), r"annotations\[0\].image_id = 4: no image of the ground truth"),
+        (with_first(TRUTH, "annotations", iscrowd=1), r"annotations\[0\].iscrowd = 1: "),
+        (with_first(TRUTH, "annotations", bbox=[0, 0, -1, 5]), r"annotations\[0\].bbox\[2\] = -1: .* greater than or equal to 0"),
+        (with_first(TRUTH, "annotations", bbox=[0, 0, 5]), r"annotations\[0\].bbox\[3\]: field required"),
+        (with_first(TRUTH, "annotations", bbox=[0, float("nan"), 5, 5]), r"annotations\[0\].bbox\[1\] = nan: .* finite"),
+        (with_first(TRUTH, "images", id=None), r"images\[0\].id"),
+    ],
+)
+def test_a_wrong_ground_truth_is_named(tmp_path, content, message):
+    with pytest.raises(UserError, match=message) as error:
+        read_truth(write(tmp_path / "gt.json", content))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"image_id": 7, "bbox": [1, 2', r"dt.json: line 1, column \d+: not valid JSON"),
+        ({"annotations": RESULTS}, "dt.json: the whole file: input should be a valid list"),
+        (with_first(RESULTS, None, image_id=77), r"dt.json: \[0\].image_id = 77: no image of the ground truth"),
+        (with_first(RESULTS, None, score=float("inf")), r"\[0\].score = inf: .* finite"),
+        (with_first(RESULTS, None, score="0.9"), r"\[0\].score = '0.9': input should be a valid number"),
+        (with_first(RESULTS, None, score=None), r"\[0\].score"),
+        (with_first(RESULTS, None, bbox=[0, 0, 5, -2]), r"\[0\].bbox\[3\] = -2"),
+        (with_first(RESULTS, None, bbox=[0, 0, 5, 10**400]), r"dt.json"),
+        ([{"image_id": 7, "score": 1}], r"\[0\].bbox: field required"),
+        ([3], r"\[0\] = 3: "),
+    ],
+)
+def test_wrong_results_are_named(tmp_path, content, message):
+    ids = read_truth(write(tmp_path / "gt.json", TRUTH))[1]
+    with pytest.raises(UserError, match=message) as error:
+        read_results(write(tmp_path / "dt.json", content), ids)
+    assert "\n" not in str(error.value)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["image_id", "bbox", "score"]), inner),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(values)
+def test_any_json_is_read_or_refused_in_one_line(tmp_path_factory, value):
+    path = write(tmp_path_factory.getbasetemp() / "any.json", value)
+    ids = pd.Index([1, 2, 3], dtype=object)
+    for read in (read_truth, lambda path: read_results(path, ids)):
+        try:
+            read(path)
+        except UserError as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+
+
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    write_small_set(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    export_coco(tmp_path / "coco", masks=True)
+    return tmp_path / "coco"
+
+
+def quietly(make, *arguments):
+    with contextlib.redirect_stdout(io.StringIO()):
+        return make(*arguments)
+
+
+def test_pycocotools_reads_the_data_set(exported):
+    coco = quietly(COCO, str(exported / "test.json"))
+    assert [image["file_name"] for image in coco.loadImgs(coco.getImgIds())] == NAMES[4:]
+    assert sorted(coco.getAnnIds()) == [4, 5, 6]
+    first, last = coco.loadAnns([4, 6])
+    assert first["bbox"] == [10, 10, 19, 19] and first["type"] == "lung" and first["long_diameter_mm"] == 30
+    assert first["keypoints"] == [10, 20, 2, 29, 20, 2, 20, 12, 2, 20, 27, 2] and first["num_keypoints"] == 4
+    assert last["keypoints"] == [0] * 12 and last["num_keypoints"] == 0 and last["long_diameter_mm"] is None
+    mask = coco.annToMask(first)  # 10 x 10 px from (5, 5) on a grid of half the side
+    rows, columns = np.nonzero(mask)
+    assert mask.shape == (SIZE, SIZE) and (rows.min(), rows.max(), columns.min(), columns.max()) == (10, 29, 10, 29)
+    assert first["area"] == pytest.approx(mask.sum()) == pytest.approx(400, abs=8)  # linear growth rounds the corners
+
+
+def test_pycocotools_scores_the_detections(exported):
+    """COCO's average precision at IoU 0.5 is the same up to its 101 steps of recall."""
+    truth = quietly(COCO, str(exported / "test.json"))
+    evaluation = COCOeval(truth, quietly(truth.loadRes, str(exported / "detections_test.json")), "bbox")
+    for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
+        quietly(step)
+    assert evaluation.stats[1] == pytest.approx(4 / 9, abs=0.01)
+
+
+def test_exported_files_score_as_the_pipeline(exported):
+    truth, ids = read_truth(exported / "test.json")
+    found = read_results(exported / "detections_test.json", ids)
+    index, lesions, table = pd.read_csv("data/slices/01.csv"), read_lesions(), read_detections()
+    direct = evaluate_split("test", index, lesions, table, load_params().evaluate)
+    assert truth.images == direct.truth.images and (truth.patients == direct.truth.patients).all()
+    assert (truth.lesion_boxes == direct.truth.lesion_boxes).all() and (found.boxes == direct.detections.boxes).all()
+    assert (found.images == direct.detections.images).all() and (found.scores == direct.detections.scores).all()
+
+
+def test_export_without_masks_or_detections(tmp_path, monkeypatch, capsys):
+    write_small_set(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/detections.csv").unlink()
+    export_coco(tmp_path / "coco", masks=False)
+    assert "so no detections are written" in capsys.readouterr().out
+    lesion = json.loads((tmp_path / "coco/val.json").read_text())["annotations"][0]
+    assert lesion["segmentation"] == [] and lesion["area"] == 19 * 19
+    assert not (tmp_path / "coco/detections_test.json").exists() and len(FOUND) == 5 and HIT[2] - HIT[0] == 19

@@ -1,0 +1,127 @@
+"""The stage `masks` on a part of three slices: every lesion gets a mask, and a killed run does no harm."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from lesionpipe.deeplesion.annotations import COLUMNS
+from lesionpipe.deeplesion.shards import write_shard
+from lesionpipe.deeplesion.stack import to_stored
+from lesionpipe.weak_labels.batch import read_table, slice_tasks
+from lesionpipe.weak_labels.store import MaskStore
+
+SIDE = 64
+KILL_AT_MOVE = """
+import os, pathlib, runpy, signal, sys
+moves, replace = iter(range(99)), pathlib.Path.replace
+def move(self, target):
+    if next(moves) == {move}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+pathlib.Path.replace = move
+sys.argv = ["masks.py", "01"]
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+def lesion(number: int, file_name: str, centre: tuple[float, float], points: bool = True) -> dict:
+    """A row of data/lesions.csv: diameters of 24 and 16 original px around a centre on a slice of 128 px."""
+    (x, y), row = centre, dict.fromkeys(COLUMNS)
+    row |= {"lesion": number, "file_name": file_name, "part": "01", "patient": 1, "study": 1, "series": 1}
+    row |= {"key_slice": 1, "split": "train", "type": "liver", "noisy": 0}
+    ends = (x - 12, y, x + 12, y, x, y - 8, x, y + 8)
+    row |= dict(zip([c for c in COLUMNS if c.startswith("recist_")], ends, strict=True)) if points else {}
+    row |= {"x1_original_px": x - 17, "y1_original_px": y - 13, "x2_original_px": x + 17, "y2_original_px": y + 13}
+    row |= {"width_original_px": 128, "height_original_px": 128, "window_low_hu": -175, "window_high_hu": 275}
+    return row | {"slice_first": 1, "slice_last": 9}
+
+
+@pytest.fixture
+def work(tmp_path: Path, root: Path) -> Path:
+    """A working folder with the stage's inputs: slice 0 has two overlapping lesions, 1 none, 2 one without RECIST."""
+    names = [f"000001_01_01_00{i}.png" for i in (1, 2, 3)]
+    index = pd.DataFrame({"file_name": names, "split": "train", "patient": 1, "width_original_px": 128,
+                          "height_original_px": 128, "scale_x": 0.5, "scale_y": 0.5,
+                          "neighbours": "exact"})  # fmt: skip
+    y, x = np.mgrid[:SIDE, :SIDE]
+    hu = np.random.default_rng(0).normal(40, 8, (3, 3, SIDE, SIDE))
+    hu[:, 1] += 80 * (((x - 29.75) / 6) ** 2 + ((y - 29.75) / 4) ** 2 <= 1)
+    write_shard(tmp_path / "data/slices", "01", index, hu.astype(np.int16), (3, SIDE, SIDE))
+    rows = [lesion(5, names[2], (60, 60), points=False), lesion(2, names[0], (60, 60)), lesion(4, names[0], (66, 60))]
+    pd.DataFrame(rows)[list(COLUMNS)].to_csv(tmp_path / "data/lesions.csv", index=False)
+    yaml = YAML(typ="safe", pure=True)
+    params = yaml.load((root / "presets/phantom.yaml").read_text(encoding="utf-8"))
+    params["dataset"]["parts"] = ["01"]
+    params["preprocess"]["size"] = SIDE
+    params["runtime"]["workers"] = 1
+    yaml.dump(params, tmp_path / "params.yaml")
+    return tmp_path
+
+
+def run_stage(work: Path, root: Path, workers: int = 1) -> dict[str, bytes]:
+    """Run the stage; its outputs by name."""
+    path = work / "params.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("workers: 1", f"workers: {workers}"), encoding="utf-8")
+    subprocess.run([sys.executable, root / "stages/masks.py", "01"], cwd=work, check=True, capture_output=True)
+    return {name: (work / "data/masks" / name).read_bytes() for name in ("01.npz", "01.csv")}
+
+
+def test_every_lesion_has_a_mask_and_the_bytes_do_not_depend_on_workers(work: Path, root: Path) -> None:
+    first = run_stage(work, root)
+    table = read_table(work / "data/masks/01.csv")
+    assert table[["lesion", "method", "reason"]].values.tolist() == [
+        [2, "grabcut", ""],
+        [4, table["method"][1], table["reason"][1]],
+        [5, "box-ellipse", "no RECIST points"],
+    ]
+    lesions, masks = MaskStore.open(work / "data/masks", ["01"]).of_slice("01", 0)
+    assert lesions.tolist() == [2, 4]
+    assert masks.sum(axis=(1, 2)).tolist() == table["area_px"][:2].tolist()
+    assert (masks[0] & masks[1]).any()  # they overlap, and both are whole
+    assert masks[0, 29, 29]
+    assert abs(int(masks[0].sum()) - np.pi * 6 * 4) < 15
+    assert run_stage(work, root, workers=2) == first
+
+
+@pytest.mark.parametrize("move", [0, 1], ids=["before the store", "between store and table"])
+def test_a_killed_run_leaves_nothing_half_and_the_next_one_gives_the_same_bytes(
+    work: Path, root: Path, move: int
+) -> None:
+    program = KILL_AT_MOVE.format(move=move, script=str(root / "stages/masks.py"))
+    killed = subprocess.run([sys.executable, "-c", program], cwd=work, check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (work / "data/masks/01.csv").exists()
+    assert (work / "data/masks/01.npz").exists() == (move == 1)
+    if move == 1:
+        whole = (work / "data/masks/01.npz").read_bytes()
+        assert run_stage(work, root)["01.npz"] == whole
+    else:
+        run_stage(work, root)
+    assert len(read_table(work / "data/masks/01.csv")) == 3
+
+
+def test_labels_are_brought_to_the_stored_grid(work: Path) -> None:
+    index = pd.read_csv(work / "data/slices/01.csv")
+    tasks = slice_tasks("01.npy", index, pd.read_csv(work / "data/lesions.csv"), to_stored)
+    assert [task.row for task in tasks] == [0, 2]
+    (number, label), _ = tasks[0].lesions
+    assert number == 2
+    assert label.box.tolist() == [21.25, 23.25, 38.25, 36.25]  # (43 + 0.5) / 2 - 0.5, …
+    assert label.points[0].tolist() == [23.75, 29.75]
+    assert label.margin == (2.5, 2.5)
+    assert tasks[1].lesions[0][1].points is None
+
+
+def test_missing_inputs_are_told_in_one_line(work: Path, root: Path) -> None:
+    (work / "data/slices/01.npy").unlink()
+    program = [sys.executable, root / "stages/masks.py", "01"]
+    failed = subprocess.run(program, cwd=work, check=False, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert "data/slices/01.npy: no such file; run `dvc repro preprocess@01`" in failed.stderr
+    assert "Traceback" not in failed.stderr

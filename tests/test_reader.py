@@ -1,0 +1,244 @@
+"""Slices out of a zip and out of a folder: same values, and every fault of a file told in one line."""
+
+import pickle
+import re
+import struct
+import threading
+import zipfile
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from tiny_parts import constant, encoded, members, png, write_folder, write_zip
+
+from lesionpipe.deeplesion.reader import FolderReader, ZipReader, open_part, split_name
+from lesionpipe.errors import UserError
+from lesionpipe.params import load_params
+
+NAME = "000001_01_01_005.png"
+MEMBER = "Images_png/000001_01_01/005.png"
+
+
+@pytest.fixture(params=["zip", "folder"])
+def reader_of(request, tmp_path):
+    """Make a reader of the given members, in either form."""
+
+    def make(files):
+        if request.param == "zip":
+            return ZipReader(write_zip(tmp_path / "part.zip", files))
+        return FolderReader(write_folder(tmp_path / "data", files))
+
+    return make
+
+
+def fault(reader, name=NAME, **expected) -> str:
+    with pytest.raises(UserError) as caught:
+        reader.read(name, **expected)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert re.search(r"000001_01_01[/_]005\.png", message), message
+    assert re.search(r"again|dvc repro", message), message
+    return message
+
+
+def test_values_are_hu_over_the_whole_range_without_wrapping(reader_of):
+    hu = np.array([[-32768, -1024, -1], [0, 1, 32767]])
+    got = reader_of({MEMBER: png(hu)}).read(NAME, width=3, height=2)
+    assert got.dtype == np.int16
+    assert got.tolist() == hu.tolist()
+
+
+def test_names_are_official_and_everything_else_is_passed_over(reader_of):
+    files = members([5, 7]) | members([1000], series="000002_10_03") | {"Images_png/README.txt": b"x",
+             "__MACOSX/Images_png/000001_01_01/._005.png": b"x", "Images_png/000001_01_01/.DS_Store": b"x"}  # fmt: skip
+    reader = reader_of(files)
+    assert reader.names == {NAME, "000001_01_01_007.png", "000002_10_03_1000.png"}
+    assert reader.exists("000002_10_03_1000.png")
+    assert not reader.exists("000001_01_01_006.png")
+    assert not reader.exists("000001_01_01_-01.png")
+
+
+def test_readers_travel_to_other_processes(reader_of):
+    reader = reader_of(members([5]))
+    assert pickle.loads(pickle.dumps(reader)).read(NAME)[0, 0] == 50
+
+
+def test_several_threads_may_read_at_a_time(reader_of):
+    reader = reader_of(members(range(1, 40)))
+    wrong = []
+
+    def read_all():
+        wrong.extend(n for n in range(1, 40) if reader.read(f"000001_01_01_{n:03d}.png")[0, 0] != 10 * n)
+
+    threads = [threading.Thread(target=read_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_missing_slice_is_named(reader_of):
+    assert "slice" in fault(reader_of(members([4])))
+
+
+def test_eight_bit_and_colour_pngs_are_refused(reader_of):
+    grey8 = encoded(np.zeros((4, 4), np.uint8))
+    colour = encoded(np.zeros((4, 4, 3), np.uint16))
+    alpha = encoded(np.zeros((4, 4, 4), np.uint8))
+    assert "8-bit grey PNG, but slices are 16-bit grey" in fault(reader_of({MEMBER: grey8}))
+    assert "16-bit RGB PNG" in fault(reader_of({MEMBER: colour}))
+    assert "8-bit RGB with alpha PNG" in fault(reader_of({MEMBER: alpha}))
+
+
+def test_other_dimensions_than_annotated_are_refused(reader_of):
+    reader = reader_of({MEMBER: png(constant(0, height=48, width=64))})
+    assert reader.read(NAME, width=64, height=48).shape == (48, 64)
+    assert "64 x 48 px, but annotated as 512 x 512 px (Image_size)" in fault(reader, width=512, height=512)
+    assert "64 x 48 px, but annotated as 48 x 64 px" in fault(reader, width=48, height=64)
+
+
+def test_an_absurdly_large_declared_image_is_refused_before_it_is_decoded(reader_of, monkeypatch):
+    bomb = huge_png(100_000, 100_000)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    assert "declares 100000 x 100000 px, more than 4096 x 4096" in fault(reader_of({MEMBER: bomb}))
+    assert "declares 0 x 5 px" in fault(reader_of({MEMBER: huge_png(0, 5)}))
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A small file that declares a 16-bit grey image of any size."""
+    header = struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)
+    chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + png(constant(0))[33:]
+
+
+def test_an_absurdly_large_file_is_refused_before_it_is_read(reader_of):
+    assert "are no slice" in fault(reader_of({MEMBER: b"\0" * 40_000_000}))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a png, but long enough to hold a header"])
+def test_what_is_no_png_is_refused(reader_of, content):
+    assert "not a PNG file" in fault(reader_of({MEMBER: content}))
+
+
+def test_a_cut_png_is_refused(reader_of):
+    whole = png(np.random.default_rng(0).integers(-1000, 1000, (64, 64)))
+    assert "damaged" in fault(reader_of({MEMBER: whole[: len(whole) // 2]}))
+
+
+@pytest.mark.parametrize("where", [60, 500, 2000, -40])
+def test_a_flipped_bit_is_never_a_wrong_number(tmp_path, where):
+    content = bytearray(png(np.random.default_rng(0).integers(-1000, 1000, (64, 64))))
+    path = write_zip(tmp_path / "part.zip", {MEMBER: bytes(content)}, zipfile.ZIP_STORED)
+    raw = bytearray(path.read_bytes())
+    start = raw.index(b"\x89PNG") + (where if where > 0 else len(content) + where)
+    raw[start] ^= 4
+    path.write_bytes(raw)
+    assert "damaged (Bad CRC-32" in fault(ZipReader(path))
+    content[where] ^= 4
+    assert "damaged PNG" in fault(FolderReader(write_folder(tmp_path / "data", {MEMBER: bytes(content)})))
+
+
+def test_a_flipped_bit_in_a_deflated_member_is_told(tmp_path):
+    path = write_zip(tmp_path / "part.zip", {MEMBER: png(constant(3))})
+    raw = bytearray(path.read_bytes())
+    raw[70] ^= 0xFF
+    path.write_bytes(raw)
+    assert "damaged" in fault(ZipReader(path))
+
+
+def test_a_truncated_or_missing_or_foreign_archive_is_told_at_once(tmp_path):
+    path = write_zip(tmp_path / "part.zip", members(range(1, 20)))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"part\.zip: not a whole zip archive .*; fetch it again"):
+        ZipReader(path)
+    with pytest.raises(UserError, match=r"none\.zip: no such archive; fetch it again"):
+        ZipReader(tmp_path / "none.zip")
+    path.write_bytes(b"<html>403</html>")
+    with pytest.raises(UserError, match="not a whole zip archive"):
+        ZipReader(path)
+
+
+def test_an_archive_that_lost_its_middle_is_told(tmp_path):
+    path = write_zip(tmp_path / "part.zip", members(range(1, 20)))
+    raw = path.read_bytes()
+    path.write_bytes(raw[:300] + raw[900:])
+    with pytest.raises(UserError, match=r"part\.zip"):
+        ZipReader(path).read(NAME)
+
+
+def test_random_damage_is_never_a_wrong_number_nor_a_traceback(tmp_path):
+    rng = np.random.default_rng(0)
+    whole = write_zip(tmp_path / "part.zip", members(range(4, 7))).read_bytes()
+    told = 0
+    for _ in range(300):
+        raw = bytearray(whole)
+        raw[rng.integers(len(raw))] ^= 1 << rng.integers(8)
+        (tmp_path / "part.zip").write_bytes(raw)
+        try:
+            reader = ZipReader(tmp_path / "part.zip")
+            assert all((reader.read(name) == 10 * int(name[13:16])).all() for name in reader.names)
+        except UserError as error:
+            told += "part.zip" in str(error)
+    assert told > 100
+
+
+@pytest.mark.parametrize("name", ["../../x", "../../000001_01_01/005.png", "/etc/000001_01_01/005.png", "..\\..\\x"])
+def test_a_member_that_leads_outside_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="leads outside the archive"):
+        ZipReader(write_zip(tmp_path / "part.zip", members([5]) | {name: b"x"}))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["part.zip"]
+
+
+def test_an_encrypted_member_is_told(tmp_path):
+    path = write_zip(tmp_path / "part.zip", members([5]))
+    raw = bytearray(path.read_bytes())
+    raw[6] |= 1
+    raw[raw.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(raw)
+    assert "encrypted" in fault(ZipReader(path))
+
+
+def test_any_top_folders_will_do(tmp_path):
+    files = members([4], top="Images_png") | members([5], top="DeepLesion/Images_png_01") | members([6], top=".")
+    reader = ZipReader(write_zip(tmp_path / "part.zip", files))
+    assert [int(reader.read(f"000001_01_01_{n:03d}.png")[0, 0]) for n in (4, 5, 6)] == [40, 50, 60]
+
+
+def test_the_same_slice_twice_must_be_the_same(tmp_path):
+    same = members([5], top="a") | members([5], top="b")
+    assert ZipReader(write_zip(tmp_path / "same.zip", same)).names == {NAME}
+    with pytest.raises(UserError, match=f"slice {NAME} is there twice and differs"):
+        ZipReader(write_zip(tmp_path / "other.zip", same | {"c/000001_01_01/005.png": png(constant(1))}))
+
+
+def test_open_part_follows_the_source(tmp_path, root):
+    write_zip(tmp_path / "raw" / "07" / "Images_png_07.zip", members([5]))
+    write_folder(tmp_path / "disk", members([6]))
+    archives = load_params(root / "params.yaml").dataset
+    assert open_part(archives, "07", tmp_path / "raw").names == {NAME}
+    with pytest.raises(UserError, match=r"Images_png_08\.zip: no such archive; run `dvc repro -f download@08`"):
+        open_part(archives, "08", tmp_path / "raw")
+    for path in (tmp_path / "disk", tmp_path / "disk" / "Images_png"):
+        folder = archives.model_copy(update={"source": "folder", "path": str(path)})
+        assert open_part(folder, "07").names == {"000001_01_01_006.png"}
+    with pytest.raises(UserError, match=r"nowhere: no such folder; dataset\.path"):
+        open_part(folder.model_copy(update={"path": str(tmp_path / "nowhere")}), "07")
+
+
+def test_file_names_of_another_form_are_refused():
+    assert split_name("000001_01_01_109.png") == ("000001_01_01", "109")
+    with pytest.raises(UserError, match=r"'scan\.png' is not of the form"):
+        split_name("scan.png")
+
+
+def test_genuine_slices_agree_with_opencv(shared_data):
+    root = shared_data / "deeplesion_mini"
+    reader = FolderReader(root)
+    assert len(reader.names) == 93
+    for number in (56, 70, 84):
+        raw = cv2.imread(str(root / "Images_png" / "000062_01_01" / f"{number:03d}.png"), cv2.IMREAD_UNCHANGED)
+        hu = reader.read(f"000062_01_01_{number:03d}.png", 512, 512)
+        assert np.array_equal(hu, raw.astype(np.int32) - 32768)
+        assert hu.min() < -900 < 100 < hu.max() < 4000
