@@ -2,8 +2,8 @@
 
 Usage: OMP_NUM_THREADS=1 python benchmarks/anchors.py path/to/DL_info.csv [first-last level, 2-6]
 
-Plain: the IoU of every box with every anchor of a 512 x 512 slice, as a matrix in float32, in pieces that fit the cache.
-Both give the same mean IoU, which is checked. Prints JSON.
+Plain: the IoU of each box with every anchor of a 512 x 512 slice, vectorised, float32, in pieces that fit the cache;
+timed on every ninth box. `largest_difference` is between the two ways' best IoUs. Prints JSON.
 """
 
 import json
@@ -53,7 +53,7 @@ def main() -> None:
     overlap = BestOverlap(boxes, anchor_set.strides, images)
     found = search(Space(SIZES, levels, ((0.4, 1.6),) * 3, ((1.0, 4.0),) * 2), overlap, "iou", Effort())
     fast = min(seconds(lambda: overlap.of(anchor_set)) for _ in range(REPEATS))
-    sample = boxes[usual][:: max(1, usual.sum() // 500)].astype(np.float32)
+    sample = boxes[usual][::9].astype(np.float32)
     start = time.perf_counter()
     listed = plain(sample, anchor_set)
     slow = (time.perf_counter() - start) * len(boxes) / len(sample)

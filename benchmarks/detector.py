@@ -26,13 +26,14 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from lesionpipe.anchors.grid import SIZES, AnchorSet, anchors_for, paper_set, retinanet_set
 from lesionpipe.detector.backbone import build_backbone
 from lesionpipe.detector.decode import decode
+from lesionpipe.detector.inference import for_inference
 from lesionpipe.detector.losses import build_targets, detection_losses
 from lesionpipe.detector.network import Network, build_network
 from lesionpipe.params import Detect, load_params
 from lesionpipe.params import Network as NetworkParams
 
 ROOT = Path(__file__).parents[1]
-ROWS = {  # levels, mask branch, attention, anchors (paper, Table 1: the same four, with their time in units of the first)
+ROWS = {  # levels, mask branch, attention, anchors, time in units of the first row (paper, Table 1)
     "original RetinaNet": ("P3-P7", False, False, retinanet_set, 1.0),
     "+ anchor optimisation": ("P3-P7", False, False, paper_set, 31 / 28),
     "+ dense supervision": ("P2-P6", True, False, paper_set, 39 / 28),
@@ -167,15 +168,16 @@ def torchvision_step(network: RetinaNet, setting: Setting) -> Callable[[], None]
 
 def our_detection(network: Network, anchors: AnchorSet, setting: Setting) -> Callable[[], None]:
     """Detection in one image, post-processing included."""
-    network.eval()
+    network = for_inference(network, setting.precision, setting.device)
+    if setting.compiled:
+        network.compile()
     image = setting.images(1)
     places = torch.from_numpy(anchors_for(anchors, setting.size, setting.size)).to(setting.device)
     margin = setting.detect.mask_margin_px * setting.size / 512
 
     @torch.inference_mode()
     def detect() -> None:
-        with setting.autocast():
-            raw = network(image)
+        raw = network(image)
         decode(raw, places, setting.detect, setting.size, margin)
 
     return detect

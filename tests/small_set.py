@@ -17,11 +17,17 @@ SIZE = 64  # px of the archive's
 NAMES = [f"{patient:06d}_01_01_010.png" for patient in range(1, 7)]
 SPLITS = ["train", "train", "val", "val", "test", "test"]
 # lesion, slice, type, long diameter in mm, slice interval in mm; one more on the last test slice than elsewhere
-LESIONS = [(1, 0, "unknown", 20, 5), (2, 2, "liver", 5, 1), (3, 3, "lung", 10, 5), (4, 4, "lung", 30, 5), (5, 5, "bone", 31, None),
-           (6, 5, "lung", None, 1)]  # fmt: skip
+LESIONS = [(1, 0, "unknown", 20, 5), (2, 2, "liver", 5, 1), (3, 3, "lung", 10, 5), (4, 4, "lung", 30, 5),
+           (5, 5, "bone", 31, None), (6, 5, "lung", None, 1)]  # fmt: skip
 HIT, NEAR, MISS = (10, 10, 29, 29), (34, 34, 53, 53), (0, 40, 9, 49)
 # On test: false, hit of 4, hit of 5, false, lesion 6 is never found. On val: hit of 2; nothing on the other slice.
-FOUND = [("val", 2, HIT, 0.8), ("test", 4, MISS, 0.9), ("test", 4, HIT, 0.7), ("test", 5, HIT, 0.6), ("test", 5, MISS, 0.5)]
+FOUND = [
+    ("val", 2, HIT, 0.8),
+    ("test", 4, MISS, 0.9),
+    ("test", 4, HIT, 0.7),
+    ("test", 5, HIT, 0.6),
+    ("test", 5, MISS, 0.5),
+]
 
 
 def write_small_set(folder: Path, found: list[tuple] = FOUND) -> None:

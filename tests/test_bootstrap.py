@@ -15,9 +15,11 @@ from lesionpipe.evaluation.truth import Detections, Truth
 def repeated(truth: Truth, found: Detections, weights: np.ndarray) -> tuple[Truth, Detections]:
     """The same set with every image, its lesions and its detections written down as often as its patient counts."""
     copies = [i for i in range(len(truth.images)) for _ in range(weights[truth.patients[i]])]
-    lesions = [[box for box, image in zip(truth.lesion_boxes, truth.lesion_images, strict=True) if image == i] for i in copies]
-    rows = [(copy, box, score) for copy, i in enumerate(copies)
-            for image, box, score in zip(found.images, found.boxes, found.scores, strict=True) if image == i]  # fmt: skip
+    lesions = [
+        [box for box, image in zip(truth.lesion_boxes, truth.lesion_images, strict=True) if image == i] for i in copies
+    ]
+    table = list(zip(found.images, found.boxes, found.scores, strict=True))
+    rows = [(copy, box, score) for copy, i in enumerate(copies) for image, box, score in table if image == i]
     return truth_of(lesions), found_of(rows)
 
 

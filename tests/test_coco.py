@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from small_set import FOUND, HIT, NAMES, SIZE, write_small_set
+from small_set import NAMES, SIZE, write_small_set
 
 from lesionpipe.commands.export import coco as export_coco
 from lesionpipe.deeplesion.annotations import read_lesions
@@ -69,9 +69,15 @@ def with_first(content, part, **change):
         ({**TRUTH, "annotations": TRUTH["annotations"] * 2}, r"annotations\[2\].id = 1 occurs twice"),
         (with_first(TRUTH, "annotations", image_id=4), r"annotations\[0\].image_id = 4: no image of the ground truth"),
         (with_first(TRUTH, "annotations", iscrowd=1), r"annotations\[0\].iscrowd = 1: "),
-        (with_first(TRUTH, "annotations", bbox=[0, 0, -1, 5]), r"annotations\[0\].bbox\[2\] = -1: .* greater than or equal to 0"),
+        (
+            with_first(TRUTH, "annotations", bbox=[0, 0, -1, 5]),
+            r"annotations\[0\].bbox\[2\] = -1: .* greater than or equal to 0",
+        ),
         (with_first(TRUTH, "annotations", bbox=[0, 0, 5]), r"annotations\[0\].bbox\[3\]: field required"),
-        (with_first(TRUTH, "annotations", bbox=[0, float("nan"), 5, 5]), r"annotations\[0\].bbox\[1\] = nan: .* finite"),
+        (
+            with_first(TRUTH, "annotations", bbox=[0, float("nan"), 5, 5]),
+            r"annotations\[0\].bbox\[1\] = nan: .* finite",
+        ),
         (with_first(TRUTH, "images", id=None), r"images\[0\].id"),
     ],
 )
@@ -176,4 +182,4 @@ def test_export_without_masks_or_detections(tmp_path, monkeypatch, capsys):
     assert "so no detections are written" in capsys.readouterr().out
     lesion = json.loads((tmp_path / "coco/val.json").read_text())["annotations"][0]
     assert lesion["segmentation"] == [] and lesion["area"] == 19 * 19
-    assert not (tmp_path / "coco/detections_test.json").exists() and len(FOUND) == 5 and HIT[2] - HIT[0] == 19
+    assert not (tmp_path / "coco/detections_test.json").exists()

@@ -6,13 +6,16 @@ import subprocess
 import pytest
 import typer
 from dvc.repo import Repo
-from small_set import FOUND, HIT, MISS, NEAR, write_found, write_small_set
+from small_set import FOUND, MISS, NEAR, write_found, write_small_set
+from test_froc import BOX, found_of, truth_of
 from typer.testing import CliRunner
 
 from lesionpipe.commands.compare import compare
 from lesionpipe.commands.froc import froc
 from lesionpipe.errors import UserError
+from lesionpipe.evaluation.compare import compare as compare_runs
 from lesionpipe.evaluation.revisions import open_run
+from lesionpipe.params import Evaluate
 
 BETTER = [*FOUND, ("test", 5, NEAR, 0.95)]  # finds the last lesion, before any false positive
 
@@ -77,14 +80,12 @@ def test_a_better_file_is_better(folder):
 
 def test_a_true_difference_is_found_and_chance_is_not():
     """60 patients: A finds every second lesion, B finds all but every tenth; C finds the other half."""
-    from lesionpipe.evaluation.compare import compare as compare_runs
-    from lesionpipe.params import Evaluate
-    from test_froc import BOX, found_of, truth_of
-
     truth = truth_of([[BOX]] * 60)
     a, b, c = (found_of([(i, BOX, 0.9) for i in range(60) if wanted(i)])
                for wanted in (lambda i: i % 2, lambda i: i % 10, lambda i: not i % 2))  # fmt: skip
-    settings = Evaluate(iou=0.5, fp_rates=(1.0,), size_edges_mm=(), bootstrap=500, seed=0, operating_fp=0.5, report_slices=0)
+    settings = Evaluate(
+        iou=0.5, fp_rates=(1.0,), size_edges_mm=(), bootstrap=500, seed=0, operating_fp=0.5, report_slices=0
+    )
     true, chance = compare_runs(truth, a, b, settings), compare_runs(truth, a, c, settings)
     assert true.difference[0] == pytest.approx(0.4) and true.low[0] > 0.2 and true.p[0] < 0.01
     assert chance.difference[0] == pytest.approx(0) and chance.low[0] < 0 < chance.high[0] and chance.p[0] > 0.5
@@ -130,16 +131,19 @@ def test_a_file_and_a_revision_of_another_set_are_not_compared(repository):
     lesions = (repository / "data/lesions.csv").read_text().splitlines(keepends=True)
     (repository / "data/lesions.csv").unlink()
     (repository / "data/lesions.csv").write_text("".join(lesions[:-1]))
-    with pytest.raises(UserError, match=r"evaluated on different sets \(.*: 2 slices, 2 lesions; plain: 2 slices, 3 lesions\)"):
+    with pytest.raises(
+        UserError, match=r"evaluated on different sets \(.*: 2 slices, 2 lesions; plain: 2 slices, 3 lesions\)"
+    ):
         call(compare, repository / "data/detections.csv", "plain")
 
 
 def test_what_cannot_be_compared_is_named(folder):
     write_found(folder / "other.csv", [("test", 0, MISS, 0.5)])
-    with pytest.raises(UserError, match=r"other.csv: line 2: file_name '000001_01_01_010.png' is no slice of split test"):
+    with pytest.raises(
+        UserError, match=r"other.csv: line 2: file_name '000001_01_01_010.png' is no slice of split test"
+    ):
         call(compare, folder / "data/detections.csv", folder / "other.csv")
     text = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(text.replace("bootstrap: 20", "bootstrap: 0"))
-    with pytest.raises(UserError, match="evaluate.bootstrap = 0"):
+    with pytest.raises(UserError, match=r"evaluate\.bootstrap = 0"):
         call(compare, "a", "b")
-    assert HIT != MISS

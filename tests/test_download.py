@@ -75,7 +75,7 @@ RECOVERABLE = {
 @pytest.mark.parametrize(("faults", "requests"), RECOVERABLE.values(), ids=RECOVERABLE.keys())
 def test_a_server_may_fail(tmp_path, faults, requests):
     with serve(CONTENT, *faults) as server:
-        counted = get(server, tmp_path / "a.zip", Patience(retries=3, timeout_s=0.5, downloads=1))
+        counted = get(server, tmp_path / "a.zip", Patience(retries=5, timeout_s=0.5, downloads=1))
         assert len(server.ranges) == requests
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert counted == len(CONTENT)

@@ -1,15 +1,20 @@
 """The stage `evaluate` on a set whose numbers can be counted, and on what may be wrong with its inputs."""
 
+import csv
 import json
+import re
 import runpy
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from dvc_render.vega import VegaRenderer
 from small_set import FOUND, HIT, MISS, NAMES, write_found, write_small_set
 
 from lesionpipe.deeplesion.annotations import read_lesions
 from lesionpipe.errors import UserError
+from lesionpipe.evaluation.published import FROC, RATES, SIZES
 from lesionpipe.evaluation.split import evaluate_split
 from lesionpipe.evaluation.strata import by_interval, by_size, by_type
 from lesionpipe.evaluation.tables import curve_rates
@@ -27,7 +32,7 @@ def folder(tmp_path, monkeypatch):
 
 def evaluate(root):
     runpy.run_path(str(root / "stages" / "evaluate.py"))["main"]()
-    return json.loads(open("metrics/scores.json").read())
+    return json.loads(Path("metrics/scores.json").read_text())
 
 
 def evaluated(split="test"):
@@ -46,7 +51,9 @@ def test_numbers_that_can_be_counted(folder):
     assert scores["sensitivity_at_0.5"] == scores["sensitivity_at_16"] == pytest.approx(2 / 3)
     assert scores["threshold_at_0.5"] == 0.6 and scores["threshold_at_1"] == 0.5
     assert scores["mean_0.5_to_4"] == pytest.approx(2 / 3)
-    assert scores["map_50"] == pytest.approx((2 / 3) * (2 / 3))  # precision 1/2, then 2/3, envelope 2/3 up to recall 2/3
+    assert scores["map_50"] == pytest.approx(
+        (2 / 3) * (2 / 3)
+    )  # precision 1/2, then 2/3, envelope 2/3 up to recall 2/3
     assert scores["sensitivity_at_1_low"] <= scores["sensitivity_at_1"] <= scores["sensitivity_at_1_high"]
 
 
@@ -65,7 +72,9 @@ def test_groups_are_scored_apart(folder):
 
 
 def test_edges_of_the_size_groups():
-    lesions = pd.DataFrame({"long_diameter_mm": [9.99, 10, 30, 30.01, np.nan], "type": "lung", "slice_interval_mm": 2.5})
+    lesions = pd.DataFrame(
+        {"long_diameter_mm": [9.99, 10, 30, 30.01, np.nan], "type": "lung", "slice_interval_mm": 2.5}
+    )
     groups = {name: mask.nonzero()[0].tolist() for name, mask in by_size(lesions, (10, 30)).items()}
     assert groups == {"< 10 mm": [0], "10-30 mm": [1, 2], "> 30 mm": [3], "unknown": [4]}
     assert {n: int(m.sum()) for n, m in by_size(lesions, (10,)).items()} == {"< 10 mm": 1, ">= 10 mm": 3, "unknown": 1}
@@ -92,6 +101,29 @@ def test_what_the_stage_leaves(folder, root):
     assert set(pd.read_csv("metrics/froc.csv")["split"]) == {"val", "test"}
     for kind in ("size", "type", "interval"):
         assert len(pd.read_csv(f"metrics/froc_{kind}.csv")) > 0
+
+
+@pytest.mark.parametrize(("template", "x", "rows"), [("froc", "fps_per_image", "curve"), ("groups", "group", "size")])
+def test_the_plot_templates_fit_the_tables(folder, root, template, x, rows):
+    result = evaluated()
+    table = result.curve if rows == "curve" else result.groups[rows]
+    points = [{**row, "rev": "workspace"} for row in csv.DictReader(table.to_csv(index=False).splitlines())]
+    renderer = VegaRenderer(
+        points, "plot", template=template, template_dir=str(root / ".dvc/plots"), x=x, y="sensitivity"
+    )
+    filled = json.dumps(renderer.get_filled_template())
+    assert "<DVC_METRIC" not in filled
+    used = set(re.findall(r"datum\[?'?\.?(\w+)", filled)) - {"split", "x"}
+    assert used <= {*table.columns, "x"} and {"sensitivity", "low", "high"} <= used
+
+
+def test_published_points_of_the_plot_are_those_of_the_package(root):
+    layers = json.loads((root / ".dvc/plots/froc.json").read_text())["layer"]
+    points = [point for layer in layers for point in layer.get("data", {}).get("values", [])]
+    assert len(points) == 4 * len(RATES)
+    for point in points:
+        assert FROC[point["method"]][RATES.index(point["fps"])] == pytest.approx(100 * point["found"])
+    assert SIZES["the paper"] == (88.35, 91.73, 93.02) and FROC["3DCE"][3] == 85.65
 
 
 @pytest.mark.parametrize("found", [[], [("val", 2, HIT, 0.5)]])
@@ -140,7 +172,7 @@ def test_wrong_detections_are_named(folder, old, new, message):
 def test_other_wrong_inputs_are_named(folder, root):
     path = folder / "data/detections.csv"
     write_found(path, [*FOUND, ("train", 0, MISS, 0.5)])
-    with pytest.raises(UserError, match="split 'train' is not in detect.splits"):
+    with pytest.raises(UserError, match=r"split 'train' is not in detect\.splits"):
         evaluate(root)
     for content in ("", "\0\1\2", "a,b\n1,2,3,4\n", "a,b\n1,2\n1,2,3\n"):
         path.write_text(content)
@@ -150,7 +182,7 @@ def test_other_wrong_inputs_are_named(folder, root):
     with pytest.raises(UserError, match="no such file"):
         read_detections(path)
     index, lesions = pd.read_csv("data/slices/01.csv"), read_lesions()
-    with pytest.raises(UserError, match="file_name 000005_01_01_010.png occurs twice"):
+    with pytest.raises(UserError, match=r"file_name 000005_01_01_010\.png occurs twice"):
         truth_of_split(pd.concat([index, index.iloc[[4]]]), lesions, "test")
     with pytest.raises(UserError, match="lesion 4 occurs twice"):
         truth_of_split(index, pd.concat([lesions, lesions.iloc[[3]]]), "test")

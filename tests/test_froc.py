@@ -1,4 +1,4 @@
-"""The published rule: worked cases, a plain walk through the detections, the reference case, and what must always hold."""
+"""The published rule: worked cases, a plain walk through the detections, the reference case, and what always holds."""
 
 import json
 
@@ -126,7 +126,9 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 whole = st.integers(0, 12)
-box = st.tuples(whole, whole, st.integers(0, 6), st.integers(0, 6)).map(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
+box = st.tuples(whole, whole, st.integers(0, 6), st.integers(0, 6)).map(
+    lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]
+)
 images = st.lists(st.lists(box, max_size=3), min_size=1, max_size=4).filter(any)
 RATES = [0.1, 0.25, 0.5, 1, 2, 4]
 

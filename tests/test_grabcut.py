@@ -92,15 +92,33 @@ def test_the_same_mask_on_any_number_of_threads_and_any_run() -> None:
     assert np.array_equal(full(first), full(again))
 
 
-def test_holes_are_filled_and_separate_parts_left_out() -> None:
-    true = superellipse((40, 40), (14, 12), 2)
-    true[38:42, 50:53] = True
-    hu = picture(true)
-    hu[36:39, 36:39] = -100  # a hole
-    hu[20:24, 24:28] = 100  # a second bright spot in the box
-    found = full(make_mask(hu, label(26, 28, 54, 52), masks()))
-    assert found[37, 37]
-    assert not found[21, 26]
+def test_the_part_with_the_seeds_is_kept_and_its_holes_are_filled() -> None:
+    mask = np.zeros((9, 12), bool)
+    mask[1:6, 1:6] = True
+    mask[2, 3] = False  # a hole
+    mask[1:9, 8:12] = True  # larger, but without seeds
+    seeds = np.zeros_like(mask)
+    seeds[4, 2:5] = True
+    found = grabcut.connected(mask, seeds)
+    assert np.argwhere(found).min(axis=0).tolist() == [1, 1]
+    assert found.sum() == 25
+
+
+def test_smoothing_cuts_spurs_and_fills_notches_narrower_than_the_disc() -> None:
+    mask = np.zeros((24, 24), bool)
+    mask[6:18, 6:18] = True
+    rough = mask.copy()
+    rough[2:6, 11] = True  # a spur
+    rough[14:18, 11] = False  # a notch
+    smooth = grabcut.smoothed(rough, 2)
+    assert not smooth[2:5].any()  # but for the tip of the disc
+    assert smooth[14:18, 11].all()
+    assert np.array_equal(grabcut.smoothed(rough, 0.4), rough)
+
+
+@pytest.mark.parametrize(("side", "factor"), [(1, 8), (12, 4), (13, 4), (47, 2), (48, 1), (300, 1)])
+def test_pixels_are_divided_until_the_box_is_48_wide(side: float, factor: int) -> None:
+    assert grabcut.fineness(np.array([10, 10, 10 + side, 400.0])) == factor
 
 
 @pytest.mark.parametrize(

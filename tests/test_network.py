@@ -10,6 +10,7 @@ import torch
 from lesionpipe.anchors.grid import anchors_for, paper_set, retinanet_set
 from lesionpipe.detector.attention import AttentionGate, AttentionMap, OpenGate
 from lesionpipe.detector.heads import Head
+from lesionpipe.detector.inference import for_inference
 from lesionpipe.detector.network import build_network
 from lesionpipe.detector.pyramid import Pyramid
 from lesionpipe.params import load_params
@@ -103,6 +104,32 @@ def test_channels_last_changes_no_number():
         raw = network.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
     torch.testing.assert_close(raw.logits, expected.logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(raw.offsets, expected.offsets, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backbone", ["small", "vgg16_bn", "resnet50"])
+def test_a_network_made_ready_for_use_answers_the_same_without_batch_norms(backbone):
+    network = network_with(backbone=backbone, mask_branch=True, attention=True)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as after training
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+    images = torch.randn(1, 3, 64, 64)
+    ready = for_inference(network, "32")
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in ready.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    with torch.no_grad():
+        expected, raw = network(images), ready(images)
+    torch.testing.assert_close(raw.logits, expected.logits, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(raw.mask_logits, expected.mask_logits, atol=1e-3, rtol=1e-3)
+
+
+def test_a_network_made_ready_in_bf16_answers_nearly_the_same():
+    network, images = network_with(mask_branch=True, attention=True), torch.randn(1, 3, 64, 64)
+    ready = for_inference(network, "bf16")
+    assert {p.dtype for p in ready.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        torch.testing.assert_close(ready(images).logits.float(), network(images).logits, atol=0.05, rtol=0)
 
 
 # the head's order ----------------------------------------------------------------------------------------------------

@@ -88,8 +88,8 @@ def test_without_dask_the_way_to_install_it_is_told(monkeypatch):
 def cluster():
     """A real scheduler on a TCP port with two worker processes."""
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, processes=True, threads_per_worker=1, dashboard_address=":0", host="127.0.0.1",
-                                  silence_logs=logging.CRITICAL) as made:  # fmt: skip
+    with distributed.LocalCluster(n_workers=2, processes=True, threads_per_worker=1, dashboard_address=":0",
+                                  host="127.0.0.1", silence_logs=logging.CRITICAL) as made:  # fmt: skip
         yield made.scheduler_address
 
 

@@ -1,4 +1,4 @@
-"""From a part's zip or folder to its shard: values, bytes whatever the workers, and what happens when things go wrong."""
+"""From a part's zip or folder to its shard: values, the same bytes with any workers, and faults."""
 
 import logging
 import shutil
@@ -168,8 +168,9 @@ def stage(part, root, tmp_path):
 
     def run(prelude: str = "") -> subprocess.CompletedProcess:
         script = root / "stages" / "preprocess.py"
-        code = f"{prelude}\nimport runpy, sys\nsys.argv = ['preprocess.py', '01']\nrunpy.run_path({str(script)!r}, run_name='__main__')"
-        return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+        code = f"{prelude}\nimport runpy\nrunpy.run_path({str(script)!r}, run_name='__main__')"
+        command = [sys.executable, "-c", code, "01"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
 
     return run
 

@@ -23,7 +23,7 @@ def coco(
     folder: Annotated[Path, typer.Argument(help="Where to write; made if need be.")] = Path("data/coco"),
     masks: Annotated[bool, typer.Option(help="Write the lesions' masks as RLE.")] = True,
 ) -> None:
-    """Write COCO files: train.json, val.json, test.json; once detected, detections_val.json and detections_test.json."""
+    """Write COCO files: train.json, val.json, test.json and, once detected, detections_val.json and so on."""
     params = load_params()
     index = Shards.open("data/slices", params.dataset.parts).index
     lesions = read_lesions("data/lesions.csv")

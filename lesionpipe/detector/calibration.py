@@ -8,9 +8,10 @@ IoU, a neighbouring lesion's mask outside the window doesn't count, and without 
 The tight box is found for all boxes of a batch at once, by bisection in the mask's integral image.
 """
 
-import math
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lesionpipe import boxes as box_math
@@ -42,39 +43,33 @@ def mask_boxes(windows: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, Te
 
     A pixel belongs to a window when its centre does. Windows are (M, 4) px, `image` (M,), `mask` (B, H, W) bool.
     """
-    height, width = mask.shape[-2:]
-    first = windows[:, :2].ceil().long().clamp(min=0)
-    last = windows[:, 2:].floor().long() + 1  # one past the last pixel
-    x0, y0 = first[:, 0].clamp(max=width), first[:, 1].clamp(max=height)
-    x1 = torch.maximum(last[:, 0].clamp(max=width), x0)
-    y1 = torch.maximum(last[:, 1].clamp(max=height), y0)
-    sums = _integral(mask)
-    columns = _extent(sums, image, x0, x1, y0, y1)
-    rows = _extent(sums.transpose(1, 2), image, y0, y1, x0, x1)
-    found = columns[0] < x1
-    return torch.stack([columns[0], rows[0], columns[1] - 1, rows[1] - 1], dim=1).to(windows.dtype), found
+    sides = torch.tensor([mask.shape[2], mask.shape[1]], device=mask.device)
+    start = torch.minimum(windows[:, :2].ceil().long().clamp(min=0), sides)  # (M, 2) first column and row
+    end = torch.maximum(torch.minimum(windows[:, 2:].floor().long() + 1, sides), start)  # one past the last
+    count = _counter(mask, image, start, end)
+    goals = torch.stack([count(start) + 1, count(end)])  # first place to hold a pixel, first to hold all
+    places = _bisect(count, goals, start, end, steps=max(mask.shape[1:]).bit_length())
+    return (places - 1).transpose(0, 1).flatten(1).to(windows.dtype), goals[1, :, 0] >= goals[0, :, 0]
 
 
-def _integral(mask: Tensor) -> Tensor:
-    """Sums of the mask over [0, y) x [0, x): (B, H + 1, W + 1) int32."""
-    sums = mask.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
-    return torch.nn.functional.pad(sums, (1, 0, 1, 0))
+def _counter(mask: Tensor, image: Tensor, start: Tensor, end: Tensor) -> Callable[[Tensor], Tensor]:
+    """Counts of mask pixels in each window's first columns, and in its first rows, up to places (…, M, 2).
 
-
-def _extent(sums: Tensor, image: Tensor, a0: Tensor, a1: Tensor, b0: Tensor, b1: Tensor) -> tuple[Tensor, Tensor]:
-    """First and one past the last place of [a0, a1) along the last axis that holds mask pixels, (a1, a1) if none does.
-
-    The count over [a0, t) x [b0, b1) rises with t: its first place to exceed 0, and to reach its final value.
+    Up to a constant: counted from the image's edge, over the window's extent along the other axis.
     """
+    sums = F.pad(mask.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32), (1, 0, 1, 0))  # (B, H + 1, W + 1)
+    along = torch.tensor([1, sums.shape[2]], device=mask.device)  # step to the next column, to the next row
+    own = image[:, None] * sums[0].numel()
+    low, high = own + start.flip(1) * along.flip(0), own + end.flip(1) * along.flip(0)
+    sums = sums.flatten()
+    return lambda places: sums[high + places * along] - sums[low + places * along]
 
-    def up_to(t: Tensor) -> Tensor:
-        return sums[image, b1, t] - sums[image, b0, t]
 
-    base = up_to(a0)
-    goals = torch.stack([base + 1, up_to(a1)])  # (2, M)
-    low, high = a0.expand(2, -1), a1.expand(2, -1)
-    for _ in range(max(1, math.ceil(math.log2(sums.shape[2])))):
+def _bisect(count: Callable[[Tensor], Tensor], goals: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:
+    """First places between `low` and `high` at which the rising `count` reaches each of `goals` (…, M, 2)."""
+    low, high = low.expand_as(goals), high.expand_as(goals)
+    for _ in range(steps):
         middle = (low + high) // 2
-        reached = up_to(middle) >= goals
+        reached = count(middle) >= goals
         low, high = torch.where(reached, low, torch.minimum(middle + 1, high)), torch.where(reached, middle, high)
-    return torch.where(goals[1] > base, high[0] - 1, a1), torch.where(goals[1] > base, high[1], a1)
+    return high

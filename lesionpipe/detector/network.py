@@ -57,7 +57,8 @@ class Network(nn.Module):
         self.levels = levels
 
     def forward(self, images: Tensor) -> RawMaps:
-        """Raw maps of images (B, slices, H, W) in [-1, 1]."""
+        """Raw maps of images (B, slices, H, W) in [-1, 1]; they are cast to the weights' type."""
+        images = images.to(next(self.parameters()).dtype)
         features = self.backbone(images)
         pyramid = self.pyramid(features)
         levels = pyramid[-self.levels :]

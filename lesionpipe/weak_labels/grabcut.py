@@ -122,7 +122,7 @@ def segment(image: np.ndarray, trimap: np.ndarray, likely: np.ndarray, iteration
     except cv2.error as error:
         return Failure(f"OpenCV: {error.err or error.code}")
     mask = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-    return _connected(_smoothed(mask, radius) | seeds, seeds)
+    return connected(smoothed(mask, radius) | seeds, seeds)
 
 
 def _cut(image: np.ndarray, labels: np.ndarray, iterations: int) -> None:
@@ -137,7 +137,7 @@ def _cut(image: np.ndarray, labels: np.ndarray, iterations: int) -> None:
         cv2.setNumThreads(threads)
 
 
-def _smoothed(mask: np.ndarray, radius: float) -> np.ndarray:
+def smoothed(mask: np.ndarray, radius: float) -> np.ndarray:
     """Opened, then closed with a disc; beyond the border the image repeats its edge, so that nothing shrinks there."""
     steps = round(radius)
     if steps < 1:
@@ -148,7 +148,7 @@ def _smoothed(mask: np.ndarray, radius: float) -> np.ndarray:
     return wide[2 * steps : -2 * steps, 2 * steps : -2 * steps] > 0
 
 
-def _connected(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+def connected(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """The component that holds the most seeds, and so the crossing of the diameters, without holes."""
     parts, count = ndimage.label(mask)
     if count > 1:

@@ -48,13 +48,14 @@ class Anatomy:
             self._organ(canvas, side, t, tissue)
         if t > 1.08:
             rise = np.interp(t, [1.08, 1.42], [0.7, 1.02])
-            contour = self.body.cavity_contour(t, rise, -0.7 * (1 - rise))
+            contour = self.body.cavity_contour(t, rise, -1.05 * (1 - rise))
             canvas.fill(contour, Label.PERITONEUM, tissue[Label.PERITONEUM], organs.CHEST_SOFT)
         self._organ(canvas, "heart", t, tissue)
-        for move, size, hu in ((-0.3, 0.42, 1.0), (0.35, 0.4, 1.0)):  # the chambers
-            chamber = self.organs["heart"].contour(self.body, t, size, (move, 0.1 - move / 2))
+        blood = tissue[Label.HEART] + 0.25 * (tissue.vein - 40)
+        for move in (-0.3, 0.35):  # the chambers
+            chamber = self.organs["heart"].contour(self.body, t, 0.41, (move, 0.1 - move / 2))
             if chamber is not None:
-                canvas.fill(chamber, Label.HEART, tissue[Label.HEART] + hu * 0.25 * (tissue.vein - 40), (Label.HEART,))
+                canvas.fill(chamber, Label.HEART, blood, (Label.HEART,))
 
     def _paint_belly(self, canvas: Canvas, z: float, tissue: Tissue) -> None:
         t = self.body.level(z)
