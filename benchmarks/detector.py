@@ -1,14 +1,13 @@
 """How fast the detector is: beside torchvision's RetinaNet, row by row of the paper, and against the machine's peak.
 
 Ours and torchvision's share the backbone module, levels, channels, anchors per cell, input, precision, candidates and
-NMS threshold, and are timed in turn, so that other load on the machine strikes all alike. Times are medians. Fresh
-weights score every anchor above the floor, so post-processing sees its worst case in both.
+NMS threshold, and are timed in turn. Times are the shortest of all rounds, since other load on a machine only adds.
+Fresh weights score every anchor above the floor, so post-processing sees its worst case in both.
 
     python benchmarks/detector.py --backbone vgg19 --size 256
 """
 
 import dataclasses
-import statistics
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -196,7 +195,7 @@ def torchvision_detection(network: RetinaNet, setting: Setting) -> Callable[[], 
 
 
 def times(jobs: dict[str, Callable[[], None]], setting: Setting) -> dict[str, float]:
-    """Median seconds of each job, run in turn; two rounds first that don't count."""
+    """Shortest seconds of each job, run in turn; two rounds first that don't count."""
     measured: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(setting.iterations + 2):
         for name, job in jobs.items():
@@ -206,7 +205,7 @@ def times(jobs: dict[str, Callable[[], None]], setting: Setting) -> dict[str, fl
             _wait(setting.device)
             if turn >= 2:
                 measured[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in measured.items()}
+    return {name: min(values) for name, values in measured.items()}
 
 
 def _wait(device: str) -> None:

@@ -99,6 +99,15 @@ def test_suppression_agrees_with_torchvision_image_by_image():
         torch.testing.assert_close(found.scores, scores[keep])
 
 
+def test_suppression_goes_beyond_the_shortlist_where_that_yields_too_few():
+    # one detection an image wanted: the shortlist holds 10; two wanted: 20, all of which are copies of one box
+    anchors = torch.tensor([[0.0, 0, 10, 10]] * 25 + [[30.0, 30, 40, 40]])
+    scores = [0.9 - 0.01 * i for i in range(26)]
+    for wanted, expected in ((1, [0.9]), (2, [0.9, 0.65])):
+        found = decode(maps([scores]), anchors, settings_with(per_image=wanted), 64, 0)[0]
+        assert found.scores.tolist() == pytest.approx(expected)
+
+
 def test_without_mask_pixels_the_score_stays():
     assert calibrated([10.0, 10, 20, 20], mask_with()) == 1
     assert calibrated([10.0, 10, 20, 20], mask_with((40, 40, 50, 50))) == 1

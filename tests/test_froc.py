@@ -72,6 +72,16 @@ def test_equal_scores_happen_together():
     assert at(truth, found, [0.5, 1, 2]) == [0.25, 0.5, 1]
 
 
+def test_equal_scores_of_an_image_take_turns_from_the_left_in_the_strict_count():
+    """The middle one meets both lesions, the left and the right one only theirs."""
+    truth = truth_of([[[0, 0, 9, 9], [2, 0, 11, 9]]])
+    middle, left, right = (0, [1, 0, 10, 9], 0.5), (0, [-3, 0, 6, 9], 0.5), (0, [5, 0, 14, 9], 0.5)
+    for rows, false in (([middle, left], 0), ([left, middle], 0), ([middle, right], 1), ([right, middle], 1)):
+        found = found_of(rows)
+        assert len(strict_events(truth, found, match(truth, found)).false_scores) == false
+        assert len(pooled_events(truth, found, match(truth, found)).false_scores) == 0
+
+
 def test_only_the_lesions_of_a_group_count_against_all_detections():
     truth = truth_of([[BOX, FAR]])
     found = found_of([(0, FAR, 0.9), (0, BOX, 0.8)])

@@ -69,10 +69,8 @@ def test_table_has_the_official_columns_in_the_official_text_forms(table):
         "Normalized_lesion_location": 3, "Slice_range": 2, "Spacing_mm_px_": 3, "Image_size": 2, "DICOM_windows": 2,
     }.items():  # fmt: skip
         assert table[column].str.fullmatch(", ".join([number] * count)).all(), column
-    names = [
-        f"{r.Patient_index:06d}_{r.Study_index:02d}_{r.Series_ID:02d}_{r.Key_slice_index:03d}.png"
-        for r in table.itertuples()
-    ]
+    keys = zip(table.Patient_index, table.Study_index, table.Series_ID, table.Key_slice_index, strict=True)
+    names = [f"{patient:06d}_{study:02d}_{series:02d}_{key:03d}.png" for patient, study, series, key in keys]
     assert table.File_name.tolist() == names == sorted(names)
     assert set(table.Patient_gender) <= {"F", "M"}
     assert (numbers(table, "Image_size") == 128).all()

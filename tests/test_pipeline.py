@@ -92,7 +92,7 @@ def clone(root, tmp_path_factory):
 
 def test_one_command_runs_every_stage_and_leaves_every_output(clone):
     stages = YAML(typ="safe").load((clone.path / "dvc.yaml").read_text())["stages"]
-    assert set(clone.first) == set(stages)
+    assert set(clone.first) == set(stages) - {"listing"}  # which is for extracted folders only
     for name in OUTPUTS:
         assert (clone.path / name).stat().st_size > 0, name
     assert not list(clone.path.rglob("*.partial"))

@@ -104,10 +104,9 @@ def test_a_folder_may_hold_only_some_key_slices(tmp_path, capsys):
 @pytest.mark.parametrize("content", [b"no png", png(constant(0, 32, 32))])
 def test_a_bad_neighbour_stops_the_part_and_leaves_nothing(tmp_path, content):
     files = members(range(1, 31)) | {f"Images_png/{SERIES}/016.png": content}
+    reader = ZipReader(write_zip(tmp_path / "part.zip", files))
     with pytest.raises(UserError, match=r"part\.zip: Images_png/000001_01_01/016\.png: "):
-        preprocess_part(
-            ZipReader(write_zip(tmp_path / "part.zip", files)), table([15]), SETTINGS, "01", tmp_path / "o", 2
-        )
+        preprocess_part(reader, key_slices((f"{SERIES}_015.png", 5.0)), SETTINGS, "01", tmp_path / "o", 2)
     assert contents(tmp_path / "o") == {}
 
 

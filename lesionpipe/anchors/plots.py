@@ -19,7 +19,7 @@ def draw_shapes(path: str | Path, sets: dict[str, AnchorSet], lesions: Lesions) 
 
     Width and height in px of the slice, on logarithmic axes, so that equal ratios lie on parallels of the diagonal.
     """
-    figure = Figure(figsize=(4.6 * len(sets), 4.8), dpi=80, layout="constrained")
+    figure = Figure(figsize=(4.6 * len(sets), 4.8), dpi=72, layout="constrained")
     axes = figure.subplots(1, len(sets), sharex=True, sharey=True, squeeze=False)[0]
     sides = lesions.boxes[:, 2:] - lesions.boxes[:, :2]
     for axis, (name, anchor_set) in zip(axes, sets.items(), strict=True):

@@ -17,6 +17,8 @@ from lesionpipe.detector.calibration import calibrate
 from lesionpipe.detector.network import RawMaps
 from lesionpipe.params import Detect
 
+SHORTLIST = 10  # times `per_image` candidates of an image are suppressed first
+
 
 class Detections(NamedTuple):
     """The detections of one image, best first."""
@@ -53,8 +55,7 @@ def decode(
     if settings.calibrate and raw.mask_logits is not None:
         mask = raw.mask_logits.float().sigmoid() > settings.mask_threshold  # (B, H, W)
         found = found._replace(scores=calibrate(found.boxes, found.scores, found.image, mask, mask_margin_px))
-    keep = batched_nms(found.boxes, found.scores, found.image, settings.nms_iou)  # best first over all images
-    return _split(Candidates(*(values[keep] for values in found)), len(raw.logits), settings.per_image)
+    return _split(_suppress(found, len(raw.logits), settings), len(raw.logits), settings.per_image)
 
 
 def _candidates(raw: RawMaps, anchors: Tensor, settings: Detect, image_size: int | tuple[int, int]) -> Candidates:
@@ -77,6 +78,32 @@ def _clip(boxes: Tensor, image_size: int | tuple[int, int]) -> Tensor:
     """Boxes cut to the image, which reaches from -0.5 to side - 0.5 since pixel centres lie at whole numbers."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return box_math.clip(boxes + 0.5, width, height) - 0.5
+
+
+def _suppress(found: Candidates, images: int, settings: Detect) -> Candidates:
+    """Non-maximum suppression within each image, best first: at least the first `per_image` that survive of each.
+
+    It goes from the best box down, so what survives of the best boxes alone survives of all as well: the whole list,
+    whose cost grows with its square, is gone through only when the best don't yield `per_image` survivors.
+    """
+    order = found.scores.argsort(descending=True, stable=True)
+    order = order[found.image[order].argsort(stable=True)]  # by image, best first
+    totals = torch.bincount(found.image, minlength=images)
+    start = totals.cumsum(0) - totals
+    rank = torch.arange(len(order), device=order.device) - start[found.image[order]]
+    best = _nms(_take(found, order[rank < SHORTLIST * settings.per_image]), settings.nms_iou)
+    enough = torch.bincount(best.image, minlength=images) >= settings.per_image
+    if (enough | (totals <= SHORTLIST * settings.per_image)).all():
+        return best
+    return _nms(found, settings.nms_iou)
+
+
+def _nms(found: Candidates, iou: float) -> Candidates:
+    return _take(found, batched_nms(found.boxes, found.scores, found.image, iou))
+
+
+def _take(found: Candidates, index: Tensor) -> Candidates:
+    return Candidates(found.boxes[index], found.scores[index], found.image[index])
 
 
 def _split(found: Candidates, images: int, per_image: int) -> list[Detections]:
