@@ -72,6 +72,8 @@ def read_json(path: str | Path) -> object:
         raise UserError(f"{path}: not UTF-8 text at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
+    except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
+        raise UserError(f"{path}: not usable JSON: nested too deeply, or a number too long") from None
 
 
 def write_csv(path: str | Path, table: pd.DataFrame) -> None:

@@ -49,3 +49,10 @@ def test_truncated_json_is_named_with_line_and_column(tmp_path):
 def test_checksum_of_known_text(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert files.checksum(tmp_path / "x") == "900150983cd24fb0d6963f7d28e17f72"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000])
+def test_json_beyond_all_measure_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match="not usable JSON"):
+        files.read_json(tmp_path / "x.json")

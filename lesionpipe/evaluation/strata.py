@@ -12,7 +12,7 @@ import pandas as pd
 
 from lesionpipe.deeplesion.annotations import TYPES
 
-INTERVAL_EDGE_MM = 2.5  # thin and thick as in 3DCE's tables
+INTERVAL_EDGE_MM = 2.5  # thin and thick slices
 UNKNOWN = "unknown"
 
 

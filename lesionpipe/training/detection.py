@@ -16,6 +16,7 @@ from lesionpipe.deeplesion.shards import Shards
 from lesionpipe.deeplesion.stack import to_original
 from lesionpipe.detector.checkpoint import Model
 from lesionpipe.detector.decode import Detections, decode
+from lesionpipe.detector.inference import for_inference
 from lesionpipe.errors import UserError
 from lesionpipe.files import atomic_path
 from lesionpipe.params import Detect
@@ -67,7 +68,8 @@ class Detector:
 
     def __init__(self, model: Model, settings: Detect, side: int, scale: float, device: str):
         self.model, self.settings, self.side, self.device = model, settings, side, device
-        self.network = model.network.to(memory_format=torch.channels_last)
+        self.network = for_inference(model.network, settings.precision, device)
+        self.dtype = next(self.network.parameters()).dtype
         self.anchors = torch.from_numpy(anchors_for(model.anchors, side, side)).to(device)
         self.margin = settings.mask_margin_px * scale
         self.spent: list[tuple[int, float]] = []
@@ -77,8 +79,7 @@ class Detector:
         """Detections of HU (B, slices, S, S) in stored px, and mask probability (B, S/4, S/4) as uint8, if any."""
         start = time.perf_counter()
         images = prepare(hu.to(self.device, non_blocking=True), self.model.preprocess["hu"], channels_last=True)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            raw = self.network(images)
+        raw = self.network(images.to(self.dtype))
         found = decode(raw, self.anchors, self.settings, self.side, self.margin)
         found = [Detections(d.boxes.float().cpu(), d.scores.float().cpu()) for d in found]
         self.spent.append((len(hu), time.perf_counter() - start))
