@@ -9,7 +9,6 @@ Fresh weights score every anchor above the floor, so post-processing sees its wo
 
 import dataclasses
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,12 +17,9 @@ import typer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+from torchvision_retinanet import torchvision_network
 
 from lesionpipe.anchors.grid import SIZES, AnchorSet, anchors_for, paper_set, retinanet_set
-from lesionpipe.detector.backbone import build_backbone
 from lesionpipe.detector.decode import decode
 from lesionpipe.detector.inference import for_inference
 from lesionpipe.detector.losses import build_targets, detection_losses
@@ -68,66 +64,15 @@ class Setting:
         return network.to(self.device, memory_format=torch.channels_last)
 
 
-class TorchvisionBackbone(nn.Module):
-    """Our backbone under torchvision's pyramid, with P6 (and P7) as ours has them."""
-
-    def __init__(self, params: NetworkParams) -> None:
-        super().__init__()
-        first, last = params.level_numbers[0], params.level_numbers[-1]
-        self.body = build_backbone(params.backbone, None, 3)
-        self.first = first
-        self.out_channels = params.channels
-        extra = CoarseLevels(self.body.channels[-1], params.channels, last - 5)
-        self.fpn = FeaturePyramidNetwork(list(self.body.channels[first - 1 :]), params.channels, extra)
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.body(images)[self.first - 1 :]
-        return self.fpn(OrderedDict((str(i), f) for i, f in enumerate(features)))
-
-
-class CoarseLevels(ExtraFPNBlock):
-    """P6, and P7 where asked for, on C5."""
-
-    def __init__(self, top: int, channels: int, count: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(w, channels, 3, 2, 1) for w in (top, channels)[:count])
-
-    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
-        levels, last = [], x[-1]
-        for layer in self.layers:
-            last = layer(last.relu() if levels else last)
-            levels.append(last)
-        return results + levels, names + [f"extra{i}" for i in range(len(levels))]
-
-
-def torchvision_network(params: NetworkParams, anchors: AnchorSet, setting: Setting) -> RetinaNet:
-    """Torchvision's RetinaNet of the same make; its resizing, which ours leaves to the data stages, is switched off."""
-    sizes = tuple(tuple(size * scale for scale in anchors.scales) for size in anchors.sizes)
-    network = RetinaNet(
-        TorchvisionBackbone(params),
-        num_classes=1,
-        anchor_generator=AnchorGenerator(sizes, (anchors.ratios,) * len(sizes)),
-        score_thresh=setting.detect.score_floor,
-        nms_thresh=setting.detect.nms_iou,
-        detections_per_img=setting.detect.per_image,
-        topk_candidates=setting.detect.candidates_per_level,
-        min_size=setting.size,
-        max_size=setting.size,
-        _skip_resize=True,
-    )
-    return setting.place(network)
-
-
 def our_network(params: NetworkParams, anchors: AnchorSet, setting: Setting) -> Network:
-    network = setting.place(build_network(params, 3, anchors.per_cell))
-    if setting.compiled:
-        network.compile()
-    return network
+    return setting.place(build_network(params, 3, anchors.per_cell))
 
 
 def our_step(network: Network, anchors: AnchorSet, setting: Setting) -> Callable[[], None]:
     """One training step: forward, matching, losses, backward, Adam."""
     network.train()
+    if setting.compiled:
+        network.compile()
     images = setting.images(setting.batch)
     places = torch.from_numpy(anchors_for(anchors, setting.size, setting.size)).to(setting.device)
     boxes = [setting.boxes()] * setting.batch
@@ -239,7 +184,8 @@ def compare(params: NetworkParams, setting: Setting) -> None:
     for levels in ("P3-P7", "P2-P6"):
         own = params.model_copy(update={"levels": levels, "mask_branch": False, "attention": False})
         anchors = paper_set(own.level_numbers).scaled(setting.size / 512)
-        ours, theirs = our_network(own, anchors, setting), torchvision_network(own, anchors, setting)
+        ours = our_network(own, anchors, setting)
+        theirs = setting.place(torchvision_network(own, anchors, setting.detect, setting.size))
         jobs = {"ours": our_step(ours, anchors, setting), "theirs": torchvision_step(theirs, setting)}
         training = times(jobs, setting)
         jobs = {"ours": our_detection(ours, anchors, setting), "theirs": torchvision_detection(theirs, setting)}

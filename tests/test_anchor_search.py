@@ -159,6 +159,11 @@ def test_dl_info_boxes_count_from_1_and_coco_boxes_from_the_pixels_edge(info, co
     assert images.tolist() == [[100, 80], [100, 80]]
 
 
+def test_where_the_image_size_is_not_known_it_is_the_first_usual_one_that_holds_the_box(info):
+    rows = [info_row(1, "11, 21, 41, 61", size=""), info_row(2, "531, 483, 561, 511", size="")]
+    assert read_boxes(info(*rows), "val")[1].tolist() == [[512, 512], [768, 768]]
+
+
 app = typer.Typer()
 app.command()(anchors)
 

@@ -12,7 +12,7 @@ from lesionpipe.deeplesion.dl_info import read_dl_info
 from lesionpipe.errors import UserError
 from lesionpipe.files import read_json
 
-USUAL_SIDE = 512  # px, nearly all slices of DeepLesion; used where Image_size is empty
+SIDES = (512, 768, 1024)  # px, of DeepLesion's slices; where Image_size is empty, the first that holds the box
 
 
 def read_boxes(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +38,9 @@ def _dl_info(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, list[str]]
     if table.empty:
         raise UserError(f"{path}: no lesion with Train_Val_Test = {SPLITS.index(split) + 1}; choose another --split")
     boxes = table[["x1", "y1", "x2", "y2"]].to_numpy(float)
-    images = table[["width_original_px", "height_original_px"]].fillna(USUAL_SIDE).to_numpy(float)
+    images = table[["width_original_px", "height_original_px"]].to_numpy(float)
+    sides = np.array(SIDES)[np.clip(np.searchsorted(SIDES, boxes[:, 2:].max(axis=1)), 0, len(SIDES) - 1)]
+    images = np.where(np.isnan(images), sides[:, None], images)
     places = [f"row {row}: Bounding_boxes = {_list(box)}" for row, box in zip(table["lesion"], boxes, strict=True)]
     return boxes - 1, images, places
 

@@ -1,0 +1,62 @@
+"""The peer of benchmarks/detector.py: torchvision's RetinaNet with our backbone, levels and anchors per cell."""
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+
+from lesionpipe.anchors.grid import AnchorSet
+from lesionpipe.detector.backbone import build_backbone
+from lesionpipe.params import Detect, Network
+
+
+class TorchvisionBackbone(nn.Module):
+    """Our backbone under torchvision's pyramid, with P6 (and P7) as ours has them."""
+
+    def __init__(self, params: Network) -> None:
+        super().__init__()
+        first, last = params.level_numbers[0], params.level_numbers[-1]
+        self.body = build_backbone(params.backbone, None, 3)
+        self.first = first
+        self.out_channels = params.channels
+        extra = CoarseLevels(self.body.channels[-1], params.channels, last - 5)
+        self.fpn = FeaturePyramidNetwork(list(self.body.channels[first - 1 :]), params.channels, extra)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.body(images)[self.first - 1 :]
+        return self.fpn(OrderedDict((str(i), f) for i, f in enumerate(features)))
+
+
+class CoarseLevels(ExtraFPNBlock):
+    """P6, and P7 where asked for, on C5."""
+
+    def __init__(self, top: int, channels: int, count: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(w, channels, 3, 2, 1) for w in (top, channels)[:count])
+
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        levels, last = [], x[-1]
+        for layer in self.layers:
+            last = layer(last.relu() if levels else last)
+            levels.append(last)
+        return results + levels, names + [f"extra{i}" for i in range(len(levels))]
+
+
+def torchvision_network(params: Network, anchors: AnchorSet, detect: Detect, size: int) -> RetinaNet:
+    """Torchvision's RetinaNet of the same make; its resizing, which ours leaves to the data stages, is switched off."""
+    sizes = tuple(tuple(size * scale for scale in anchors.scales) for size in anchors.sizes)
+    return RetinaNet(
+        TorchvisionBackbone(params),
+        num_classes=1,
+        anchor_generator=AnchorGenerator(sizes, (anchors.ratios,) * len(sizes)),
+        score_thresh=detect.score_floor,
+        nms_thresh=detect.nms_iou,
+        detections_per_img=detect.per_image,
+        topk_candidates=detect.candidates_per_level,
+        min_size=size,
+        max_size=size,
+        _skip_resize=True,
+    )
