@@ -71,7 +71,7 @@ def all_methods(chosen: Masks, size: int):
     """One table per variant: lesion, variant, seconds, method, dice, boundary_mm and the lesion's size and type."""
     lesions, true = (
         read_lesions().set_index("lesion", drop=False),
-        read_true_masks(f"data/raw/{PART}/true_masks_{PART}.zip"),
+        read_true_masks(f"data/true_masks/{PART}.zip"),
     )
     names = pd.read_csv("data/raw/DL_info.csv", usecols=["File_name"])["File_name"]
     keys = dict(enumerate(zip(names, names.groupby(names).cumcount() + 1, strict=True), start=1))

@@ -1,6 +1,7 @@
 """Files in and out: outputs appear whole or not at all; JSON and CSV are written the same way everywhere."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -18,15 +19,24 @@ CHUNK = 1 << 20
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and moved into place, on failure removed."""
+    """Yield a temporary path beside `path`; on success it is synced and moved into place, on failure removed.
+
+    What a killed run left behind is removed first. An error of the operating system that names no file (a full disk)
+    gets the name of this one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        leftover.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,5 +1,7 @@
 """Outputs appear whole or not at all, and damaged inputs are named."""
 
+import errno
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old\n"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+    (tmp_path / ".a.txt.99999.partial").write_text("half")
+    (tmp_path / ".b.txt.99999.partial").write_text("of another file")
+    files.write_text(tmp_path / "a.txt", "new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".b.txt.99999.partial", "a.txt"]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"a\.txt"), files.atomic_path(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_failed_folder_leaves_the_old_folder(tmp_path):

@@ -40,6 +40,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_sides_that_the_annotations_do_not_know_are_those_of_the_slice(part, tmp_path):
+    rows = key_slices((f"{SERIES}_010.png", 5.0), (f"{SERIES}_020.png", 5.0)).astype({"width_original_px": float})
+    rows.loc[1, "width_original_px"] = np.nan
+    index = preprocess_part(ZipReader(part), rows, SETTINGS, "01", tmp_path / "slices")
+    assert index["width_original_px"].tolist() == [64, 64]
+    assert index["scale_x"].tolist() == [1, 1]
+
+
 def test_slices_and_index_of_a_part(part, tmp_path):
     """Slice n holds 10 n HU, so that a neighbour at 2 mm of interval i differs by 20 / i."""
     rows = key_slices((f"{SERIES}_010.png", 5.0), (f"{SERIES}_020.png", 1.0), (f"{OTHER}_008.png", 5.0),

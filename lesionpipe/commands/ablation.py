@@ -1,13 +1,15 @@
 """The paper's ablation (Table 1): its four rows as named DVC experiments, and their comparison."""
 
 import subprocess
-import sys
+from pathlib import Path
+from typing import Annotated
 
 import dvc.api
 import typer
 
 from lesionpipe.errors import UserError
 
+PARAMS = Path("params.yaml")
 # Each row moves the switches of the one before; what a row does not name is as in params.yaml.
 ROWS: dict[str, dict[str, str]] = {
     "original": {"anchors.use": "default", "network.levels": "P3-P7", "network.mask_branch": "false",
@@ -25,20 +27,26 @@ RATES = ("0.5", "1", "2", "4", "8", "16")
 def command(row: str) -> list[str]:
     """The `dvc exp run` command of a row, as a list of words."""
     settings = [word for name, value in ROWS[row].items() for word in ("-S", f"{name}={value}")]
-    return ["dvc", "exp", "run", "--name", row, "--force-name", *settings]
+    return ["dvc", "exp", "run", "--name", row, *settings]
 
 
 def ablation(
-    only_table: bool = typer.Option(False, "--table", help="Only print the finished rows."),
+    only_table: Annotated[bool, typer.Option("--table", help="Only print the finished rows.")] = False,
 ) -> None:
     """Run the paper's four rows as named experiments and print their FROC side by side."""
     if not only_table:
-        for row in ROWS:
-            _run(command(row))
+        text = PARAMS.read_text(encoding="utf-8")
+        try:
+            for row in ROWS:
+                _run(command(row))
+        finally:
+            PARAMS.write_text(text, encoding="utf-8")  # an experiment leaves its own settings behind
     print(table({e["Experiment"]: e for e in dvc.api.exp_show() if e.get("Experiment") in ROWS}))
 
 
 def _run(words: list[str]) -> None:
+    """Run a row anew: an older experiment of its name makes way."""
+    subprocess.run(["dvc", "exp", "remove", words[4]], check=False, capture_output=True)
     print("$ " + " ".join(words), flush=True)
     if subprocess.run(words, check=False).returncode:
         raise UserError("the row stopped, see above; finished stages are cached: the same command goes on from there")
@@ -56,7 +64,3 @@ def table(experiments: dict[str, dict]) -> str:
 def _percent(experiment: dict, rate: str) -> str:
     value = next((v for k, v in experiment.items() if k.endswith(f"test.sensitivity_at_{rate}")), None)
     return "–" if value is None else f"{100 * value:.1f}"
-
-
-if __name__ == "__main__":
-    sys.exit("run: lesionpipe ablation")

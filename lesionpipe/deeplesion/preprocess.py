@@ -48,8 +48,8 @@ def read_key_slices(part: str, folder: str | Path = "data/key_slices") -> pd.Dat
         "file_name": str,
         "split": str,
         "slice_interval_mm": float,
-        "width_original_px": int,
-        "height_original_px": int,
+        "width_original_px": float,  # empty where Image_size is
+        "height_original_px": float,
     }
     try:
         return pd.read_csv(path, usecols=list(types), dtype=types)
@@ -78,7 +78,7 @@ def preprocess_part(
         UserError: a slice is damaged or of the wrong form, or an archive lacks a key slice.
         OSError: the disk is full.
     """
-    key_slices = _present(reader, key_slices, part)
+    key_slices = _with_sizes(reader, _present(reader, key_slices, part))
     jobs = [_job(reader, row, settings) for row in key_slices.itertuples()]
     index = _index(key_slices, jobs, settings.size)
     shape = (settings.slices, settings.size, settings.size)
@@ -98,6 +98,15 @@ def _present(reader: SliceReader, key_slices: pd.DataFrame, part: str) -> pd.Dat
         print(f"part {part}: left out {len(absent)} of {len(here)} key slices that are not in {reader.source}, "
               f"first {absent.iloc[0]}")  # fmt: skip
     return key_slices[here].reset_index(drop=True)
+
+
+def _with_sizes(reader: SliceReader, key_slices: pd.DataFrame) -> pd.DataFrame:
+    """Sides as int; the slice itself tells those that the annotations don't know."""
+    sides = ["width_original_px", "height_original_px"]
+    table = key_slices.copy()
+    for row in table.index[table[sides].isna().any(axis=1)]:
+        table.loc[row, sides] = reader.read(table.at[row, "file_name"]).shape[::-1]
+    return table.astype(dict.fromkeys(sides, int))
 
 
 def _job(reader: SliceReader, row: NamedTuple, settings: Preprocess) -> Job:

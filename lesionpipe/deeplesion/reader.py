@@ -19,6 +19,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from lesionpipe.deeplesion.archives import images_of
 from lesionpipe.errors import UserError
 from lesionpipe.params import Dataset
 
@@ -59,7 +60,7 @@ def open_part(dataset: Dataset, part: str, raw: str | Path = "data/raw") -> Slic
     """
     if dataset.source == "folder":
         return FolderReader(dataset.path)
-    return ZipReader(Path(raw) / part / f"Images_png_{part}.zip", advice=f"run `dvc repro -f download@{part}`")
+    return ZipReader(images_of(part, raw), advice=f"run `dvc repro -f download@{part}`")
 
 
 class ZipReader:

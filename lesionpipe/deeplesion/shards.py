@@ -15,11 +15,10 @@ Writing streams row by row with plain writes: memory stays flat, and a full disk
 memory map it would kill the process). Both files appear whole or not at all, the index last.
 """
 
-import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,12 +93,10 @@ def write_shard(folder: str | Path, part: str, index: pd.DataFrame, stacks: Iter
         OSError: ENOSPC when the disk cannot hold the array (asked before the first stack is made) or fills up.
     """
     folder = Path(folder)
-    _remove_leftovers(folder, part)
-    with _named(folder / f"{part}.npy"), atomic_path(folder / f"{part}.npy") as temporary:
+    with atomic_path(folder / f"{part}.npy") as temporary:
         _require_space(temporary, len(index), shape)
         _write_array(temporary, len(index), shape, stacks)
-    with _named(folder / f"{part}.csv"):
-        write_csv(folder / f"{part}.csv", index.assign(row=range(len(index)))[list(COLUMNS)])
+    write_csv(folder / f"{part}.csv", index.assign(row=range(len(index)))[list(COLUMNS)])
 
 
 def _write_array(path: Path, rows: int, shape: tuple[int, int, int], stacks: Iterable[np.ndarray]) -> None:
@@ -124,23 +121,6 @@ def _require_space(path: Path, rows: int, shape: tuple[int, int, int]) -> None:
     needed = rows * int(np.prod(shape)) * 2
     if shutil.disk_usage(path.parent).free < needed:
         raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB are needed")
-
-
-def _remove_leftovers(folder: Path, part: str) -> None:
-    """A killed run leaves its hidden temporary file, as large as the part."""
-    for leftover in (*folder.glob(f".{part}.npy.*.partial"), *folder.glob(f".{part}.csv.*.partial")):
-        leftover.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Give an error of the operating system (a full disk) the name of the file."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
 
 
 def _read_index(folder: Path, part: str) -> pd.DataFrame:

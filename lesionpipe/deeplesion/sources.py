@@ -7,6 +7,7 @@
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,13 +30,15 @@ from lesionpipe.deeplesion.archives import (
 from lesionpipe.deeplesion.download import Patience
 from lesionpipe.deeplesion.fetching import bytes_to_come, downloads_folder, fetch_first
 from lesionpipe.errors import UserError
-from lesionpipe.files import atomic_folder, write_json
+from lesionpipe.files import atomic_folder, atomic_path, write_json
 from lesionpipe.params import Dataset, Phantom
 from lesionpipe.progress import progress
 
+TRUE_MASKS = Path("data/true_masks")
+
 
 def provide(part: str, dataset: Dataset, drawing: Phantom, patience: Patience, workers: int) -> None:
-    """Make `data/raw/NN` and `data/inventory/NN.csv` of a part, whatever the source.
+    """Make `data/raw/NN`, `data/inventory/NN.csv` and `data/true_masks/NN.zip` (empty but for the phantom) of a part.
 
     Raises:
         UserError: the source lacks the part, or what it has is damaged or can't be fetched.
@@ -45,17 +48,27 @@ def provide(part: str, dataset: Dataset, drawing: Phantom, patience: Patience, w
     for leftover in RAW.glob(f".{part}.*.partial"):  # of a killed run
         shutil.rmtree(leftover)
     if dataset.source == "phantom":
-        with atomic_folder(RAW / part) as folder:
-            phantom.write_part(part, drawing, folder, workers)
-        slices = inventory.list_zip(RAW / part / archive_name(part))
+        slices = _draw(part, drawing, workers)
     elif dataset.source == "nih":
         slices = _take_archive(part, dataset, patience)
     elif dataset.source == "archives":
         slices = _point_to_archive(part, dataset)
     else:
         slices = _point_to_folder(part, dataset)
+    if dataset.source != "phantom":
+        with atomic_path(TRUE_MASKS / f"{part}.zip") as temporary, zipfile.ZipFile(temporary, "w"):
+            pass  # nobody knows the true masks of real lesions
     inventory.write_inventory(part, slices)
     print(f"part {part}: {len(slices)} slices")
+
+
+def _draw(part: str, drawing: Phantom, workers: int) -> pd.DataFrame:
+    """Draw a part of the phantom; its true masks go to a place of their own, which outlives a dropped archive."""
+    with atomic_folder(RAW / part) as folder:
+        phantom.write_part(part, drawing, folder, workers)
+        TRUE_MASKS.mkdir(parents=True, exist_ok=True)
+        (folder / f"true_masks_{part}.zip").replace(TRUE_MASKS / f"{part}.zip")
+    return inventory.list_zip(RAW / part / archive_name(part))
 
 
 def archives_of(parts: Sequence[str], dataset: Dataset) -> list[Archive]:
