@@ -118,6 +118,16 @@ def test_revisions_are_read_from_the_cache(repository):
         open_run("no-such", "test")
 
 
+def test_the_order_of_the_slices_may_differ_between_the_sides(repository):
+    """The workspace lists its slices the other way round: a revision's boxes stay on their own slices."""
+    index = repository / "data/slices/01.csv"
+    header, *rows = index.read_text().splitlines(keepends=True)
+    index.unlink()
+    index.write_text("".join([header, *reversed(rows)]))
+    result = json.loads(call(compare, repository / "data/detections.csv", "better", "--json"))["at"]["4"]
+    assert (result["a"], result["b"]) == pytest.approx((2 / 3, 1))
+
+
 def test_a_revision_that_is_in_no_cache_is_named(repository):
     for path in (repository / ".dvc/cache").rglob("*"):
         if path.is_file():

@@ -126,6 +126,18 @@ def test_published_points_of_the_plot_are_those_of_the_package(root):
     assert SIZES["the paper"] == (88.35, 91.73, 93.02) and FROC["3DCE"][3] == 85.65
 
 
+def test_published_sizes_of_the_plot_are_those_of_the_package(root):
+    template = json.loads((root / ".dvc/plots/groups.json").read_text())
+    layer = next(layer for layer in template["layer"] if "data" in layer)
+    lesions = pd.DataFrame({"long_diameter_mm": [20.0]})
+    groups = list(by_size(lesions, load_params(root / "presets/deeplesion.yaml").evaluate.size_edges_mm))
+    expected = [(m, g, v) for m, values in SIZES.items() for g, v in zip(groups, values, strict=True)]
+    points = [(p["method"], p["group"], pytest.approx(100 * p["found"])) for p in layer["data"]["values"]]
+    assert expected == points
+    assert "'Sensitivity by size'" in layer["transform"][0]["filter"]  # the template also draws types and intervals
+    assert "title: Sensitivity by size\n" in (root / "dvc.yaml").read_text()
+
+
 @pytest.mark.parametrize("found", [[], [("val", 2, HIT, 0.5)]])
 def test_a_split_without_detections_finds_nothing(folder, found):
     write_found(folder / "data/detections.csv", found)
@@ -155,6 +167,7 @@ def test_a_split_without_lesions_or_slices_has_no_numbers(folder):
         ("0.9", "", r"line 3: score = '' is not a finite number"),
         (",0,40,9,49", ",0,40,-1,49", r"line 3: x2_original_px = -1.0 is less than x1_original_px = 0.0"),
         (",0,40,9,49", ",0,40,9,39", r"line 3: y2_original_px = 39.0 is less than y1_original_px = 40.0"),
+        (",0,40,9,49", ",0,40,1e300,49", r"line 3: x2_original_px = 1e\+300 is no place in a slice"),
         (",0,40,9,49,0.9", ",0,40,9", r"line 3: y2_original_px = '' is not a finite number"),
         ("score", "probability", r"column score is missing"),
         (NAMES[4], "000099_01_01_010.png", r"line 3: file_name '000099_01_01_010.png' is no slice of split test"),

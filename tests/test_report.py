@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from lesionpipe.evaluation import report
 from lesionpipe.evaluation.froc import Matches
 from lesionpipe.evaluation.pictures import Pictures, choose, slice_pictures, verdicts, window
 from lesionpipe.evaluation.report import write_report
@@ -16,6 +18,7 @@ from lesionpipe.evaluation.truth import Detections, Truth
 from lesionpipe.params import load_params
 
 HOSTILE = '</script><script>window.broken=1</script><img src=x onerror="window.broken=1">.png'
+SCRIPT = Path(report.__file__).with_name("report.js")
 TYPES = ["liver", "lung", "<b>bone</b>"]
 
 
@@ -49,6 +52,7 @@ def test_misses_and_false_positives_are_chosen_before_empty_slices():
     assert sorted(v.image for v in choose(judged, detections.scores, strata, 2)) == [0, 1]
     assert sorted(v.image for v in choose(judged, detections.scores, strata, 9)) == [0, 1, 2]
     assert choose(judged, detections.scores, strata, 0) == []
+    assert [v.image for v in choose(judged, detections.scores, strata, 1)] == [0]
 
 
 def test_window_by_hand():
@@ -118,6 +122,40 @@ def shown(browser):
     )
 
 
+def test_type_and_verdict_are_asked_of_one_lesion(browser):
+    """A liver lesion is missed and a lung lesion found on one slice; another slice has no lesion."""
+
+    def lesion(kind, found):
+        return {"box": [1, 1, 3, 3], "type": kind, "group": kind, "mm": 5, "size": "5 mm", "found": found}
+
+    card = {"side": 8, "windows": {"w": ""}, "heat": None, "detections": []}
+    cards = [card | {"file_name": "both", "lesions": [lesion("liver", False), lesion("lung", True)]},
+             card | {"file_name": "none", "lesions": []}]  # fmt: skip
+    controls = "".join(f"<select id={name}></select>" for name in ("type", "size", "show", "sort", "window"))
+    browser.get("about:blank")
+    browser.execute_script(
+        "document.body.innerHTML = arguments[0]; document.getElementById('slices').textContent = arguments[1];"
+        "const options = {type: [''], size: [''], show: ['all', 'misses', 'hits'], sort: ['name'], window: ['w']};"
+        "for (const [id, values] of Object.entries(options))"
+        " document.getElementById(id).append(...values.map((v) => new Option(v, v)));"
+        "(0, eval)(arguments[2])",
+        f"{controls}<input id=boxes><input id=heat><output id=count></output><div id=gallery></div>"
+        "<div hidden id=slices></div>", json.dumps(cards), SCRIPT.read_text())  # fmt: skip
+    assert shown(browser) == ["both", "none"]
+    for show, kind, names in (("misses", "liver", ["both"]), ("misses", "lung", []), ("hits", "lung", ["both"]),
+                              ("hits", "liver", []), ("all", "lung", ["both"])):  # fmt: skip
+        choose_option(browser, "show", show)
+        choose_option(browser, "type", kind)
+        assert shown(browser) == names
+
+
+def test_the_page_fits_a_narrow_window(page, browser):
+    browser.set_window_size(600, 900)
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    browser.set_window_size(1280, 1400)
+
+
 def test_the_page_works_in_a_browser(page, browser):
     browser.get(page.as_uri())
     assert len(shown(browser)) == 12
@@ -130,6 +168,11 @@ def test_the_page_works_in_a_browser(page, browser):
     assert 0 < len(shown(browser)) < len(missed)
     choose_option(browser, "type", "")
     choose_option(browser, "show", "all")
+    choose_option(browser, "sort", "kind")
+    kinds = browser.execute_script(
+        "return [...document.querySelectorAll('.facts:nth-of-type(2)')].map(p => p.textContent)"
+    )
+    assert [kind.split()[0] for kind in kinds] == sorted(kind.split()[0] for kind in kinds)
     before = browser.execute_script("return document.querySelector('.card img.base').src")
     choose_option(browser, "window", "lung")
     assert browser.execute_script("return document.querySelector('.card img.base').src") != before

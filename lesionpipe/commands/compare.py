@@ -28,7 +28,8 @@ def compare(
         raise UserError("params.yaml: evaluate.bootstrap = 0: a comparison needs draws; set it to 1000")
     one, other = open_run(a, split), open_run(b, split)
     comparing.require_same_truth(one.truth, other.truth, (a, b))
-    result = comparing.compare(one.truth, one.detections, other.detections, settings)
+    others = comparing.on_images_of(one.truth, other.detections, other.truth)
+    result = comparing.compare(one.truth, one.detections, others, settings)
     print(json.dumps(as_dict(result), indent=1, allow_nan=False) if as_json else as_text(result, a, b, split))
 
 

@@ -4,6 +4,7 @@ A COCO box x, y, width, height has the corners x, y, x + width, y + height. Cate
 """
 
 import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -12,15 +13,16 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lesionpipe.errors import UserError
-from lesionpipe.evaluation.truth import Detections, Truth
+from lesionpipe.evaluation.truth import FARTHEST_PX, Detections, Truth
 from lesionpipe.files import read_json
 
 PATIENT = re.compile(r"(?:^|[/\\])([0-9]{6})_")  # 000001_01_01_109.png, 000001_01_01/109.png: patient 1
 
 Id = int | str
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Length = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Box = Annotated[tuple[Finite, Finite, Length, Length], Field(strict=False)]  # a JSON list may fill a tuple
+Place = Annotated[float, Field(ge=-FARTHEST_PX, le=FARTHEST_PX, allow_inf_nan=False)]
+Length = Annotated[float, Field(ge=0, le=FARTHEST_PX, allow_inf_nan=False)]
+Box = Annotated[tuple[Place, Place, Length, Length], Field(strict=False)]  # a JSON list may fill a tuple
 
 
 class Entry(BaseModel):
@@ -60,7 +62,7 @@ def read_truth(path: str | Path) -> tuple[Truth, pd.Index]:
 
     Raises:
         UserError: not whole JSON, no image, an entry of the wrong form, an id that occurs twice, a crowd region, a box
-            with NaN, infinite or negative sides, or a lesion on an unknown image; the entry is named.
+            with NaN, infinite or negative sides or beyond 1e9 px, or a lesion on an unknown image; the entry is named.
     """
     content = _checked(path, GroundTruth)
     ids = pd.Index([image.id for image in content.images], dtype=object)
@@ -87,16 +89,17 @@ def _checked(path: str | Path, form: type[Checked]) -> Checked:
     try:
         return TypeAdapter(form).validate_python(read_json(path))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        value = "" if isinstance(first["input"], (dict, list)) else f" = {first['input']!r}"
+        errors = error.errors(include_url=False)
+        first, places = errors[0], {_place(each["loc"]) for each in errors}
+        value = "" if isinstance(first["input"], (dict, list)) else f" = {reprlib.repr(first['input'])}"
         message = f"{path}: {_place(first['loc'])}{value}: {first['msg'][0].lower()}{first['msg'][1:]}"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
         raise UserError(message + more) from None
 
 
 def _place(location: tuple) -> str:
-    """annotations[3].bbox[2] from ("annotations", 3, "bbox", 2)."""
-    named = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    """annotations[3].bbox[2] from ("annotations", 3, "bbox", 2); an id's two possible types are no part of it."""
+    named = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part not in ("int", "str"))
     return "".join(named).lstrip(".") or "the whole file"
 
 

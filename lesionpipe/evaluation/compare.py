@@ -6,6 +6,7 @@ Both are scored on the same draws of patients, so that what makes a draw easy or
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from lesionpipe.errors import UserError
 from lesionpipe.evaluation.bootstrap import draw_patients, interval, resample_sensitivity, two_sided_p
@@ -54,6 +55,12 @@ def require_same_truth(a: Truth, b: Truth, names: tuple[str, str]) -> None:
         sizes = [f"{len(truth.images)} slices, {len(truth.lesion_images)} lesions" for truth in (a, b)]
         raise UserError(f"evaluated on different sets ({names[0]}: {sizes[0]}; {names[1]}: {sizes[1]}); "
                         f"compare runs with the same dataset.parts and lesions.noisy")  # fmt: skip
+
+
+def on_images_of(truth: Truth, detections: Detections, own: Truth) -> Detections:
+    """Detections on the images of `own`, pointing at the same images of `truth`, whose order may differ."""
+    places = pd.Index(truth.images, dtype=object).get_indexer(pd.Index(own.images, dtype=object))
+    return Detections(places[detections.images], detections.boxes, detections.scores)
 
 
 def _contents(truth: Truth) -> tuple[list[str], list[tuple]]:

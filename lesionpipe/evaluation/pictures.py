@@ -103,7 +103,7 @@ def choose(all_verdicts: Sequence[Verdict], scores: np.ndarray, strata: pd.Serie
         if len(chosen) >= wanted:
             break
         chosen.setdefault(verdict.image, verdict)
-    return list(chosen.values())
+    return list(chosen.values())[:wanted]
 
 
 def window(hu: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -39,7 +39,7 @@ def froc_plot(curves: pd.DataFrame) -> str:
         axes.set_xticks([0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32], ["⅛", "¼", "½", "1", "2", "4", "8", "16", "32"])
         axes.minorticks_off()
         axes.grid(alpha=0.25)
-        axes.legend(loc="lower right", frameon=False, fontsize=8)
+        figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)  # weak runs lie at the bottom
         return _svg(figure)
 
 
@@ -63,7 +63,7 @@ def size_plot(groups: pd.DataFrame, rate: float) -> str:
                 axes.bar(bars, np.array(values) / 100, 0.25, color="#c3c9d1" if shift else "#9aa3af", label=name)
         axes.set_xticks(place, [f"{g}\n{n} lesions" for g, n in zip(rows["group"], rows["lesions"], strict=True)])
         axes.set(ylabel=f"sensitivity at {rate:g} FPs per image", ylim=(0, 1))
-        axes.legend(loc="lower right", frameon=True, fontsize=8)
+        figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
         return _svg(figure)
 
 

@@ -62,27 +62,31 @@
   fill("type", slices.flatMap((s) => s.lesions.map((l) => l.type)));
   fill("size", slices.flatMap((s) => s.lesions.map((l) => l.group)));
 
+  const unfiltered = () => !control("type").value && !control("size").value; // then also slices without lesions
+  // What is shown must hold for one and the same lesion: misses of type lung are slices where a lung lesion is missed.
   const wanted = {
-    all: () => true,
-    misses: (s) => s.lesions.some((l) => !l.found),
-    false: (s) => s.detections.some((d) => !d.hit),
-    hits: (s) => s.lesions.some((l) => l.found),
+    all: (s, fits) => s.lesions.some(fits) || unfiltered(),
+    misses: (s, fits) => s.lesions.some((l) => !l.found && fits(l)),
+    false: (s, fits) => s.detections.some((d) => !d.hit) && wanted.all(s, fits),
+    hits: (s, fits) => s.lesions.some((l) => l.found && fits(l)),
   };
   const worst = (s) => Math.max(0, ...s.detections.filter((d) => !d.hit).map((d) => d.score));
   const misses = (s) => s.lesions.filter((l) => !l.found).length;
+  const kinds = (s) => s.lesions.map((l) => l.type).sort()[0] ?? "\uffff"; // slices without lesions come last
   const sizes = (s) => s.lesions.map((l) => l.mm ?? 0);
   const order = {
     misses: (a, b) => misses(b) - misses(a),
     false: (a, b) => worst(b) - worst(a),
+    kind: (a, b) => kinds(a).localeCompare(kinds(b)) || order.small(a, b),
     small: (a, b) => Math.min(Infinity, ...sizes(a)) - Math.min(Infinity, ...sizes(b)) || 0,
     large: (a, b) => Math.max(0, ...sizes(b)) - Math.max(0, ...sizes(a)),
     name: (a, b) => (a.file_name < b.file_name ? -1 : 1),
   };
 
   function arrange() {
-    const type = control("type").value, size = control("size").value, show = wanted[control("show").value];
-    const fits = (s) => show(s) && (!type || s.lesions.some((l) => l.type === type)) && (!size || s.lesions.some((l) => l.group === size));
-    const visible = cards.filter((c) => fits(c.slice)).sort((a, b) => order[control("sort").value](a.slice, b.slice));
+    const type = control("type").value, size = control("size").value, show = control("show").value;
+    const fits = (l) => (!type || l.type === type) && (!size || l.group === size);
+    const visible = cards.filter((c) => wanted[show](c.slice, fits)).sort((a, b) => order[control("sort").value](a.slice, b.slice));
     gallery.replaceChildren(...visible.map((c) => c.node));
     control("count").textContent = `${visible.length} of ${cards.length} slices`;
   }

@@ -13,6 +13,8 @@ import pandas as pd
 from lesionpipe.deeplesion.annotations import BOX
 from lesionpipe.errors import UserError
 
+FARTHEST_PX = 1e9  # no coordinate lies beyond; areas of larger numbers overflow
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -69,7 +71,7 @@ def read_detections(path: str | Path = "data/detections.csv", name: str | None =
 
     Raises:
         UserError: the file is missing or not CSV, a column is missing, or a number is absent, NaN or infinite, or a box
-            has x2 < x1 or y2 < y1; the line of the file is named.
+            has x2 < x1 or y2 < y1 or lies beyond 1e9 px; the line of the file is named.
     """
     name = name or str(path)
     try:
@@ -84,6 +86,8 @@ def read_detections(path: str | Path = "data/detections.csv", name: str | None =
         raise UserError(f"{name}: column {missing[0]} is missing; expected split, file_name, {', '.join(BOX)}, score")
     for column in (*BOX, "score"):
         table[column] = _finite(table[column], name)
+    for column in BOX:
+        _require_near(table[column], name)
     for axis in "xy":
         _require_order(table[f"{axis}1_original_px"], table[f"{axis}2_original_px"], name)
     return table
@@ -110,6 +114,12 @@ def _require_order(low: pd.Series, high: pd.Series, path: str) -> None:
         row = int(np.argmax(bad))
         raise UserError(f"{path}: line {row + 2}: {high.name} = {high[row]} is less than {low.name} = {low[row]}; "
                         f"corners are x1 <= x2, y1 <= y2")  # fmt: skip
+
+
+def _require_near(corner: pd.Series, path: str) -> None:
+    if (bad := (corner.abs() > FARTHEST_PX).to_numpy()).any():
+        row = int(np.argmax(bad))
+        raise UserError(f"{path}: line {row + 2}: {corner.name} = {corner[row]} is no place in a slice")
 
 
 def _finite(column: pd.Series, path: str) -> pd.Series:
