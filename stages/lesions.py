@@ -1,10 +1,13 @@
 """Stage `lesions`: one checked row per usable lesion of the parts present, and the key slices of each part."""
 
+import shutil
+from pathlib import Path
+
 from lesionpipe.deeplesion.annotations import key_slices, report, usable_lesions
 from lesionpipe.deeplesion.dl_info import read_dl_info
 from lesionpipe.deeplesion.inventory import read_inventories
 from lesionpipe.errors import run
-from lesionpipe.files import atomic_folder, write_csv, write_json
+from lesionpipe.files import write_csv, write_json
 from lesionpipe.params import load_params
 
 
@@ -14,9 +17,10 @@ def main() -> None:
     lesions, counts = usable_lesions(read_dl_info("data/raw/DL_info.csv"), slices, params.lesions.noisy)
     print(report(counts))
     write_csv("data/lesions.csv", lesions)
-    with atomic_folder("data/key_slices") as folder:
-        for part in params.dataset.parts:
-            write_csv(folder / f"{part}.csv", key_slices(lesions, part))
+    folder = Path("data/key_slices")
+    shutil.rmtree(folder, ignore_errors=True)  # parts of an earlier run that are no longer asked for
+    for part in params.dataset.parts:
+        write_csv(folder / f"{part}.csv", key_slices(lesions, part))
     write_json("metrics/lesions.json", counts)
 
 

@@ -69,6 +69,7 @@ RECOVERABLE = {
     "wrong bytes once": (["wrong"], 2),
     "silence": (["silent 3"], 2),
     "the rest does not exist": (["cut 20000", "status 416"], 3),
+    "the rest lies behind a redirect": (["cut 20000", "redirect"], 3),
 }
 
 
@@ -134,6 +135,26 @@ def test_whatever_an_earlier_run_left_the_result_is_right(tmp_path, kept):
     with serve(CONTENT) as server:
         assert get(server, tmp_path / "a.zip") == len(CONTENT)
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("there", [b"another file of that name", b"x" * len(CONTENT)])
+def test_a_wrong_file_under_the_archives_name_is_not_taken_for_it(tmp_path, there):
+    (tmp_path / "a.zip").write_bytes(there)
+    with serve(CONTENT) as server:
+        assert get(server, tmp_path / "a.zip") == len(CONTENT)
+        assert get(server, tmp_path / "a.zip") == len(CONTENT)
+        assert len(server.ranges) == 1
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_what_is_no_address_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"Images_png_01.zip: http://x:port/ is no address"):
+        fetch(archive("http://x:port/"), tmp_path / "a.zip", PATIENCE, print, threading.Event())
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("7", 7), ("²", 0), ("soon", 0), ("", 0)])
+def test_any_retry_after_is_borne(value, seconds):
+    assert download._retry_after(value) == seconds
 
 
 def test_stopping_keeps_what_is_there(tmp_path):

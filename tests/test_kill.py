@@ -37,7 +37,8 @@ def run(folder: Path, root: Path, stage: tuple[str, ...], move: int = -1) -> int
     script = str(root / "stages" / f"{stage[0]}.py")
     program = KILL_AT_MOVE.format(move=move, arguments=[script, *stage[1:]], script=script)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LESIONPIPE_SCRATCH": str(folder / "scratch")}
-    done = subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-P", "-c", program]  # -P: the folder's lesionpipe/ isn't the package
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 

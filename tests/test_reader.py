@@ -1,11 +1,13 @@
 """Slices out of a zip and out of a folder: same values, and every fault of a file told in one line."""
 
+import errno
 import pickle
 import re
 import struct
 import threading
 import zipfile
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -189,6 +191,26 @@ def test_a_member_that_leads_outside_is_refused(tmp_path, name):
     with pytest.raises(UserError, match="leads outside the archive"):
         ZipReader(write_zip(tmp_path / "part.zip", members([5]) | {name: b"x"}))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["part.zip"]
+
+
+def test_a_damaged_member_is_told_however_it_is_compressed(tmp_path):
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        path = write_zip(tmp_path / "part.zip", members([5]), method)
+        assert ZipReader(path).read(NAME)[0, 0] == 50
+        raw = bytearray(path.read_bytes())
+        raw[75:95] = b"\xff" * 20
+        path.write_bytes(raw)
+        assert "damaged" in fault(ZipReader(path))
+
+
+def test_a_disk_that_does_not_give_a_slice_is_told(tmp_path, monkeypatch):
+    reader = FolderReader(write_folder(tmp_path / "data", members([5])))
+
+    def bad_disk(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", bad_disk)
+    assert "not readable (Input/output error)" in fault(reader)
 
 
 def test_an_encrypted_member_is_told(tmp_path):

@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
+from lesionpipe.deeplesion.archives import dvc_cache
 from lesionpipe.deeplesion.download import Patience
 from lesionpipe.deeplesion.fetching import fetch_all
-from lesionpipe.deeplesion.sources import archives_of, was_provided
+from lesionpipe.deeplesion.sources import archives_of, not_provided
 from lesionpipe.params import load_params
 
 
@@ -15,6 +16,8 @@ def fetch(
 ) -> None:
     """Fetch archives side by side (runtime.downloads); what is there is kept, so it may be rerun at any time."""
     params = load_params()
-    archives = [a for a in archives_of(parts or params.dataset.parts, params.dataset) if parts or not was_provided(a)]
+    archives = archives_of(parts or params.dataset.parts, params.dataset)
+    if not parts:
+        archives = not_provided(archives, dvc_cache())
     for path in fetch_all(archives, Patience.of(params)):
         print(path)

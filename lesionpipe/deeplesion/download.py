@@ -12,6 +12,7 @@ import hashlib
 import os
 import random
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ import httpx
 import tenacity
 from filelock import FileLock
 
-from lesionpipe.deeplesion.archives import Archive
+from lesionpipe.deeplesion.archives import Archive, verify
 from lesionpipe.errors import UserError
 from lesionpipe.files import CHUNK
 from lesionpipe.params import Params
@@ -75,7 +76,7 @@ def fetch(archive: Archive, target: Path, patience: Patience, on_bytes: Counter,
     partial = target.with_name(target.name + ".partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{partial}.lock"):  # another process may be fetching ahead
-        if target.exists():
+        if _lies_there(archive, target):
             on_bytes(archive.bytes)
             return
         for _ in range(2):
@@ -89,6 +90,19 @@ def fetch(archive: Archive, target: Path, patience: Patience, on_bytes: Counter,
         f"{archive.name}: {archive.url} sent bytes of MD5 {found} twice, {archive.md5} is published; "
         "try later, or take a mirror (dataset.listing)"
     )
+
+
+def _lies_there(archive: Archive, target: Path) -> bool:
+    """Whether the archive lies there whole; another file of its name (damaged, or of another listing) is removed."""
+    if not target.exists():
+        return False
+    try:
+        verify(target, archive)
+    except UserError as error:
+        print(f"{error}, which happens now", file=sys.stderr)
+        target.unlink()
+        return False
+    return True
 
 
 def _receive(archive: Archive, partial: Path, patience: Patience, on_bytes: Counter, stop: threading.Event) -> str:
@@ -161,6 +175,8 @@ class _Transfer:
             raise Interrupted(f"{self.archive.url}: {message}", getattr(error, "wait_s", 0.0)) from None
         except httpx.TooManyRedirects:
             raise UserError(f"{self.archive.name}: {self.archive.url} redirects more than {REDIRECTS} times") from None
+        except httpx.InvalidURL as error:
+            raise UserError(f"{self.archive.name}: {self.archive.url} is no address: {error}") from None
 
     def _receive_rest(self, http: httpx.Client) -> None:
         if self.size == self.archive.bytes:
@@ -226,7 +242,7 @@ def check_status(response: httpx.Response, name: str) -> None:
 
 def _retry_after(value: str) -> float:
     """Seconds of a Retry-After header, which is a number or a date; 0 where it is neither."""
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())

@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 from functools import cached_property, lru_cache
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -31,7 +32,7 @@ _SERIES = re.compile(r"\d{6}_\d{2}_\d{2}")
 _SLICE = re.compile(r"\d{3,}\.png")
 _PNG = struct.Struct(">8sI4sIIBB")  # signature, length and name of the first chunk, width, height, bit depth, colour
 # what zipfile raises for damaged, encrypted or oddly compressed archives, beside BadZipFile
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError)
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, LZMAError, struct.error, EOFError, OSError, RuntimeError, ValueError)
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
 
@@ -162,7 +163,11 @@ class FolderReader:
             raise UserError(f"{path}: no such slice; {advice}")
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path}: {path.stat().st_size} bytes are no slice; {advice}")
-        return _decoded(path.read_bytes(), str(path), advice, width, height)
+        try:
+            content = path.read_bytes()
+        except OSError as error:  # a bad disk, a share that has gone
+            raise UserError(f"{path}: not readable ({error.strerror}); look at the disk, or {advice}") from None
+        return _decoded(content, str(path), advice, width, height)
 
     def _slices(self, series: str) -> set[str]:
         """File names in the folder of a series, listed once: a shared disk answers that faster than many questions."""

@@ -92,7 +92,7 @@ def _take_archive(part: str, dataset: Dataset, patience: Patience) -> pd.DataFra
 
 def _fetch(archive: Archive, dataset: Dataset, cache: Path | None, patience: Patience) -> Path:
     """Fetch one archive, and meanwhile the next ones that no earlier run has provided."""
-    others = [a for a in archives_of(dataset.parts, dataset) if a != archive and not was_provided(a, cache)]
+    others = not_provided([a for a in archives_of(dataset.parts, dataset) if a != archive], cache)
     queue = [archive, *sorted(others, key=lambda other: (other.part < archive.part, other.part))]
     require_space(downloads_folder(), bytes_to_come(queue), f"downloading {len(queue)} archives")
     RAW.mkdir(parents=True, exist_ok=True)
@@ -101,9 +101,22 @@ def _fetch(archive: Archive, dataset: Dataset, cache: Path | None, patience: Pat
     return fetch_first(queue, patience)
 
 
-def was_provided(archive: Archive, cache: Path | None = None) -> bool:
-    """Whether the archive is here (in the working tree or DVC's cache), or was and has been dropped since."""
-    return inventory.path_of(archive.part).exists() or bool(cache and cache_file(cache, archive.md5).exists())
+def not_provided(archives: Sequence[Archive], cache: Path | None, lock: str | Path = "dvc.lock") -> list[Archive]:
+    """Those that are not here (in the working tree or DVC's cache) nor were here and have been dropped since.
+
+    A part of the phantom, or of another source, bears the same names; it provides nothing.
+    """
+    stages = _stages(Path(lock))
+
+    def provided(archive: Archive) -> bool:
+        path = RAW / archive.part / archive.name
+        if path.exists() and path.stat().st_size == archive.bytes:
+            return True
+        tracked = stages.get(f"download@{archive.part}", {}).get("params", {}).get("params.yaml", {})
+        dropped = tracked.get("dataset.source") == "nih" and inventory.path_of(archive.part).exists()
+        return dropped or bool(cache and cache_file(cache, archive.md5).exists())
+
+    return [archive for archive in archives if not provided(archive)]
 
 
 def _verified_in_cache(archive: Archive, cache: Path | None) -> Path | None:
@@ -176,5 +189,9 @@ def drop(part: str, lock: str | Path = "dvc.lock") -> int:
 
 def _outs(lock: Path, stage: str) -> dict[str, str]:
     """Path -> hash of the outputs of a stage as DVC recorded them."""
-    stages = YAML(typ="safe", pure=True).load(lock.read_text())["stages"] if lock.exists() else {}
-    return {out["path"]: out.get("md5", "") for out in stages.get(stage, {}).get("outs", [])}
+    return {out["path"]: out.get("md5", "") for out in _stages(lock).get(stage, {}).get("outs", [])}
+
+
+def _stages(lock: Path) -> dict[str, dict]:
+    """What DVC recorded of each stage when it last ran."""
+    return YAML(typ="safe", pure=True).load(lock.read_text())["stages"] if lock.exists() else {}
