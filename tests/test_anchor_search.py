@@ -13,7 +13,7 @@ from lesionpipe.anchors.overlap import BestOverlap
 from lesionpipe.anchors.plots import draw_shapes
 from lesionpipe.anchors.report import Lesions, by_count, compare, size_groups
 from lesionpipe.anchors.search import Effort, Space, search, space_of
-from lesionpipe.commands.anchors import anchors
+from lesionpipe.commands.anchors import anchors, measured
 from lesionpipe.commands.box_file import read_boxes
 from lesionpipe.errors import UserError
 from lesionpipe.params import load_params
@@ -216,7 +216,12 @@ def test_bad_coco_files_are_refused_in_one_line(tmp_path, coco):
     assert "annotations[0]: bbox" in refused(coco(annotations=[box | {"bbox": [1, 2, float("nan"), 4]}]))
     assert "annotations[0]: bbox" in refused(coco(annotations=[box | {"bbox": [1, 2, -3, 4]}]))
     assert "image_id = 8" in refused(coco(annotations=[{"image_id": 8, "bbox": [1, 2, 3, 4]}]))
+    assert "annotations[0]: bbox" in refused(coco(annotations=[box | {"bbox": "1234"}]))
+    assert "annotations[0]: bbox" in refused(coco(annotations=[box | {"bbox": [1, 2, 3, 10**400]}]))
+    assert "image_id = [8]" in refused(coco(annotations=[{"image_id": [8], "bbox": [1, 2, 3, 4]}]))
     assert "images[0]" in refused(coco(images=[{"id": 7}]))
+    assert "images[0]" in refused(coco(images=[{"id": [7], "width": 9, "height": 9}]))
+    assert "a million px" in refused(coco(images=[{"id": 7, "width": 1e30, "height": 9}]))
     whole = coco()
     whole.write_text(whole.read_text()[:-9])
     assert "not valid JSON" in refused(whole)
@@ -224,6 +229,7 @@ def test_bad_coco_files_are_refused_in_one_line(tmp_path, coco):
 
 IMPOSSIBLE = [
     *(("--levels", "6-2"), ("--levels", "x"), ("--sizes", "32,64"), ("--size-bounds", "1")),
+    *(("--levels", "²-3"), ("--sizes", "1e30,1,1,1,1"), ("--ratio-bounds", "1,1e30")),
     *(("--scale-bounds", "1,0.5"), ("--scale-bounds", "0,1")),
     *(("--ratio-bounds", "0.5,2"), ("--ratio-bounds", "1,2,2,4,4,5")),
 ]
@@ -246,6 +252,9 @@ def test_the_search_on_the_real_lesions_beats_the_papers_set(shared_data, words,
     told = json.loads(CliRunner().invoke(app, ["--boxes", str(table), "--json", *words]).stdout)
     assert told["boxes"] == 4889
     assert told[name] >= least
+    for split in ("train", "test"):  # not fitted to the split that it was searched on
+        boxes, images = read_boxes(table, split)
+        assert measured(AnchorSet.from_dict(told), boxes, images)[name] == pytest.approx(told[name], abs=0.01)
 
 
 def test_concentric_search_with_the_papers_bounds_comes_out_again(shared_data):

@@ -1,6 +1,7 @@
 """`lesionpipe anchors`: good anchors for anybody's boxes and RetinaNet."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,8 @@ from lesionpipe.anchors.search import Effort, Found, Space, search
 from lesionpipe.commands.box_file import read_boxes
 from lesionpipe.errors import UserError
 
-SMALLEST = 0.01  # scale or factor
+SMALLEST, LARGEST = 0.01, 1000  # scale, ratio or factor
+LARGEST_SIZE = 1e6  # px
 TOLD = {
     "mean_iou_grid": "mean best IoU on the grid",
     "mean_iou_concentric": "mean best IoU, concentric",
@@ -109,18 +111,19 @@ def as_text(result: dict, default: dict[str, float]) -> str:
 
 
 def _levels(text: str) -> tuple[int, ...]:
-    first, dash, last = text.partition("-")
-    if not (first.isdigit() and last.isdigit() and dash and 0 <= int(first) <= int(last) <= 12):
+    found = re.fullmatch("([0-9]{1,2})-([0-9]{1,2})", text)
+    first, last = map(int, found.groups()) if found else (1, 0)
+    if not first <= last <= 12:
         raise UserError(f"--levels {text}: must be first-last between 0 and 12, such as 2-6")
-    return tuple(range(int(first), int(last) + 1))
+    return tuple(range(first, last + 1))
 
 
 def _sizes(text: str | None, levels: int) -> tuple[float, ...]:
     if text is None:
         return tuple(SIZES[0] * 2**level for level in range(levels))
     sizes = _numbers("--sizes", text)
-    if len(sizes) != levels or min(sizes) <= 0:
-        raise UserError(f"--sizes {text}: must be {levels} positive numbers, one per level, separated by commas")
+    if len(sizes) != levels or not all(SMALLEST <= size <= LARGEST_SIZE for size in sizes):
+        raise UserError(f"--sizes {text}: must be {levels} numbers of px, one per level, separated by commas")
     return sizes
 
 
@@ -129,8 +132,8 @@ def _intervals(option: str, text: str, wanted: int) -> tuple[tuple[float, float]
     values = _numbers(option, text)
     pairs = tuple(zip(values[::2], values[1::2], strict=False))
     lowest = 1 if option == "--ratio-bounds" else SMALLEST
-    if len(values) % 2 or not all(lowest <= low < high for low, high in pairs):
-        raise UserError(f"{option} {text}: must be low,high that rise from {lowest:g} or above")
+    if len(values) % 2 or not all(lowest <= low < high <= LARGEST for low, high in pairs):
+        raise UserError(f"{option} {text}: must be low,high that rise between {lowest:g} and {LARGEST:g}")
     if len(pairs) not in (1, wanted):
         raise UserError(f"{option} {text}: give one low,high for all, or one for each of the {wanted}")
     return pairs * wanted if len(pairs) == 1 else pairs

@@ -13,6 +13,7 @@ from lesionpipe.errors import UserError
 from lesionpipe.files import read_json
 
 SIDES = (512, 768, 1024)  # px, of DeepLesion's slices; where Image_size is empty, the first that holds the box
+LARGEST = 1e6  # px, beyond any image; areas in float32 stay finite
 
 
 def read_boxes(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -24,6 +25,9 @@ def read_boxes(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
         UserError: the file is missing or not what it should be, a box is no box, or the split has none.
     """
     boxes, images, places = _coco(path) if path.suffix.lower() == ".json" else _dl_info(path, split)
+    large = (images > LARGEST).any(axis=1)
+    if large.any():
+        raise UserError(f"{path}: {places[int(large.argmax())]}: its image has over a million px a side; correct it")
     cut = clip(boxes + HALF_PIXEL, images[:, :1], images[:, 1:]) - HALF_PIXEL
     bad = ~(cut[:, 2:] > cut[:, :2]).all(axis=1)  # NaN is never greater
     if bad.any():
@@ -56,16 +60,17 @@ def _coco(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
         raise UserError(f"{path}: 'annotations' holds no box (crowd regions don't count); nothing to search for")
     boxes = np.array([_bbox(path, row, annotation) for row, annotation in kept])
     images = np.array([_image_of(path, row, annotation, sizes) for row, annotation in kept])
+    places = [f"annotations[{row}]: bbox = {_list(box)}" for (row, _), box in zip(kept, boxes, strict=True)]
     boxes[:, 2:] += boxes[:, :2]
-    return boxes - HALF_PIXEL, images, [f"annotations[{row}]: bbox = {_list(a['bbox'])}" for row, a in kept]
+    return boxes - HALF_PIXEL, images, places
 
 
 def _size(path: Path, row: int, image: object) -> tuple[object, tuple[float, float]]:
     try:
         size = float(image["width"]), float(image["height"])
-        if min(size) >= 1 and all(map(math.isfinite, size)):
+        if min(size) >= 1 and all(map(math.isfinite, size)) and isinstance(image["id"], int | float | str):
             return image["id"], size
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         pass
     raise UserError(f"{path}: images[{row}]: needs an id and a width and height of at least 1 px; not {image}")
 
@@ -73,9 +78,9 @@ def _size(path: Path, row: int, image: object) -> tuple[object, tuple[float, flo
 def _bbox(path: Path, row: int, annotation: object) -> list[float]:
     try:
         box = [float(value) for value in annotation["bbox"]]
-        if len(box) == 4 and all(map(math.isfinite, box)):
+        if isinstance(annotation["bbox"], list) and len(box) == 4 and all(map(math.isfinite, box)):
             return box
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         pass
     given = annotation.get("bbox") if isinstance(annotation, dict) else annotation
     raise UserError(f"{path}: annotations[{row}]: bbox = {given} must be four numbers x, y, width, height")
@@ -83,7 +88,7 @@ def _bbox(path: Path, row: int, annotation: object) -> list[float]:
 
 def _image_of(path: Path, row: int, annotation: dict, sizes: dict) -> tuple[float, float]:
     image = annotation.get("image_id")
-    if image not in sizes:
+    if not isinstance(image, int | float | str) or image not in sizes:
         raise UserError(f"{path}: annotations[{row}]: image_id = {image!r} is not among 'images'; add or correct it")
     return sizes[image]
 
