@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from killing import KILL_AT_MOVE
 from ruamel.yaml import YAML
 
 STAGES = (("download", "01"), ("annotations",), ("lesions",), ("preprocess", "01"), ("masks", "01"), ("anchors",))
@@ -19,17 +20,6 @@ TINY = {
     "anchors": {"use": "default", "generations": 3},
     "runtime": {"workers": 1},
 }
-KILL_AT_MOVE = """
-import os, pathlib, runpy, signal, sys
-moves, replace = iter(range(99)), pathlib.Path.replace
-def move(self, target):
-    if next(moves) == {move}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return replace(self, target)
-pathlib.Path.replace = move
-sys.argv = {arguments!r}
-runpy.run_path({script!r}, run_name="__main__")
-"""
 
 
 def run(folder: Path, root: Path, stage: tuple[str, ...], move: int = -1) -> int:

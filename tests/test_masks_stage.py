@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from killing import KILL_AT_MOVE
 from ruamel.yaml import YAML
 
 from lesionpipe.deeplesion.annotations import COLUMNS
@@ -17,17 +18,6 @@ from lesionpipe.weak_labels.batch import read_table, slice_tasks
 from lesionpipe.weak_labels.store import MaskStore
 
 SIDE = 64
-KILL_AT_MOVE = """
-import os, pathlib, runpy, signal, sys
-moves, replace = iter(range(99)), pathlib.Path.replace
-def move(self, target):
-    if next(moves) == {move}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return replace(self, target)
-pathlib.Path.replace = move
-sys.argv = ["masks.py", "01"]
-runpy.run_path({script!r}, run_name="__main__")
-"""
 
 
 def lesion(number: int, file_name: str, centre: tuple[float, float], points: bool = True) -> dict:
@@ -93,7 +83,7 @@ def test_every_lesion_has_a_mask_and_the_bytes_do_not_depend_on_workers(work: Pa
 def test_a_killed_run_leaves_nothing_half_and_the_next_one_gives_the_same_bytes(
     work: Path, root: Path, move: int
 ) -> None:
-    program = KILL_AT_MOVE.format(move=move, script=str(root / "stages/masks.py"))
+    program = KILL_AT_MOVE.format(move=move, arguments=["masks.py", "01"], script=str(root / "stages/masks.py"))
     killed = subprocess.run([sys.executable, "-c", program], cwd=work, check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     assert not (work / "data/masks/01.csv").exists()
