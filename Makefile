@@ -2,43 +2,46 @@
 # Each sets up what it needs in .venv; all that must be there before is Python >= 3.11, git and make.
 PYTHON ?= python3
 VENV ?= .venv
-export PATH := $(abspath $(VENV))/bin:$(PATH)
+BIN := $(abspath $(VENV))/bin
+export PATH := $(BIN):$(PATH)
 
 .PHONY: repro test lint format ablation install deps clean-venv
 
 repro: $(VENV)/.installed
-	dvc repro
+	$(BIN)/dvc repro
 
 test: $(VENV)/.installed-test
-	python -m pytest
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test
-	ruff check .
-	ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 format: $(VENV)/.installed-test
-	ruff check --fix .
-	ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 ablation: $(VENV)/.installed
-	lesionpipe ablation
+	$(BIN)/lesionpipe ablation
 
 install: $(VENV)/.installed
 
 deps: $(VENV)/.installed
-	python tests/imports.py
+	$(BIN)/python tests/imports.py
 
-$(VENV)/bin/python:
+# a half-made environment (an interruption, no python3-venv on Debian) must not pass for a whole one
+$(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	python -m pip install --quiet --editable .
-	touch $@
+$(VENV)/.installed: pyproject.toml | $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	python -m pip install --quiet --editable '.[test]'
-	touch $@
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
 
 clean-venv:
 	rm -rf $(VENV)

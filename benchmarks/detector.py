@@ -26,6 +26,7 @@ from lesionpipe.detector.losses import build_targets, detection_losses
 from lesionpipe.detector.network import Network, build_network
 from lesionpipe.params import Detect, load_params
 from lesionpipe.params import Network as NetworkParams
+from lesionpipe.training.machine import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 ROWS = {  # levels, mask branch, attention, anchors, time in units of the first row (paper, Table 1)
@@ -34,6 +35,7 @@ ROWS = {  # levels, mask branch, attention, anchors, time in units of the first 
     "+ dense supervision": ("P2-P6", True, False, paper_set, 39 / 28),
     "+ attention gate": ("P2-P6", True, True, paper_set, 41 / 28),
 }
+PEER = "torchvision"
 LESIONS = ((0.2, 0.2, 0.26, 0.27), (0.5, 0.6, 0.62, 0.68))  # of each image, as shares of its side
 
 
@@ -184,20 +186,21 @@ def compare(params: NetworkParams, setting: Setting) -> None:
     for levels in ("P3-P7", "P2-P6"):
         own = params.model_copy(update={"levels": levels, "mask_branch": False, "attention": False})
         anchors = paper_set(own.level_numbers).scaled(setting.size / 512)
-        ours = our_network(own, anchors, setting)
         theirs = setting.place(torchvision_network(own, anchors, setting.detect, setting.size))
-        jobs = {"ours": our_step(ours, anchors, setting), "theirs": torchvision_step(theirs, setting)}
-        training = times(jobs, setting)
-        jobs = {"ours": our_detection(ours, anchors, setting), "theirs": torchvision_detection(theirs, setting)}
-        use = times(jobs, setting)
+        ours = {}
+        for width in dict.fromkeys((own.head_channels, own.channels)):  # as set, and as wide as the peer's
+            chosen = own.model_copy(update={"head_channels": width})
+            ours[f"ours, heads of {width}"] = our_network(chosen, anchors, setting)
+        steps = {PEER: torchvision_step(theirs, setting)}
+        steps |= {name: our_step(network, anchors, setting) for name, network in ours.items()}
+        training = times(steps, setting)
+        detections = {PEER: torchvision_detection(theirs, setting)}
+        detections |= {name: our_detection(network, anchors, setting) for name, network in ours.items()}
+        use = times(detections, setting)
         for label, result, images in (("training step", training, setting.batch), ("detection", use, 1)):
-            per_image = {name: 1000 * seconds / images for name, seconds in result.items()}
-            ratio = result["ours"] / result["theirs"]
-            print(
-                f"{levels}  {label:14} ours {per_image['ours']:9.2f} ms/image   "
-                f"torchvision {per_image['theirs']:9.2f} ms/image   ratio {ratio:.2f}",
-                flush=True,
-            )
+            for name, seconds in result.items():
+                spent, ratio = 1000 * seconds / images, seconds / result[PEER]
+                print(f"{levels}  {label:14} {name:20} {spent:9.2f} ms/image   ratio {ratio:.2f}", flush=True)
 
 
 def rows(params: NetworkParams, setting: Setting, peak: float, training: bool) -> None:
@@ -232,6 +235,7 @@ def main(
     batch: int = 4,
     channels: int = 256,
     head_depth: int = 4,
+    head_channels: int = 128,
     device: str = "cpu",
     precision: str = "bf16",
     iterations: int = 5,
@@ -243,8 +247,10 @@ def main(
 ) -> None:
     """Print all measurements for one setting."""
     torch.set_num_threads(threads)
+    keep_freed_memory()  # for all contestants
     params = load_params(ROOT / "params.yaml")
     chosen = {"backbone": backbone, "weights": None, "channels": channels, "head_depth": head_depth}
+    chosen["head_channels"] = head_channels
     network = params.network.model_copy(update=chosen)
     setting = Setting(size, batch, device, precision, iterations, compiled, params.detect)
     peak = matmul_peak(setting, peak_side)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from lesionpipe.deeplesion.annotations import read_lesions
+from lesionpipe.deeplesion.lesion_table import read_lesions
 from lesionpipe.deeplesion.phantom import read_true_masks
 from lesionpipe.deeplesion.shards import Shards
 from lesionpipe.deeplesion.stack import to_stored

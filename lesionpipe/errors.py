@@ -23,6 +23,6 @@ def run(job: Callable[[], None]) -> None:
             sys.exit(
                 f"error: no space left on the disk while writing {error.filename or 'an output'}: free some and rerun"
             )
-        if error.errno in (errno.ENOENT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR) and error.filename:
-            sys.exit(f"error: {error.filename}: {error.strerror}")
+        if error.filename is not None:
+            sys.exit(f"error: {error.filename}: {error.strerror or ' '.join(map(str, error.args))}")
         raise

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 
@@ -43,9 +44,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Like `atomic_path` for a whole folder: an existing folder at `path` is replaced only on success."""
+    """Like `atomic_path` for a whole folder: an existing folder at `path` is replaced only on success.
+
+    What a killed run left behind is removed first.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     temporary.chmod(0o755)
     try:
@@ -55,6 +61,15 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flush_and_forget(handle: BinaryIO) -> None:
+    """Send what was written so far to the disk and, where the system allows it, out of the page cache."""
+    handle.flush()
+    getattr(os, "fdatasync", os.fsync)(handle.fileno())
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # some file systems don't take this advice
+            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def write_text(path: str | Path, text: str) -> None:

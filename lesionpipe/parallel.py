@@ -97,7 +97,7 @@ def _cluster(address: str) -> Iterator[tuple[Submit, int]]:
     try:
         import distributed
     except ImportError:
-        raise UserError(f"runtime.cluster = {address}: needs Dask; pip install 'lesionpipe[cluster]'") from None
+        raise UserError(f"runtime.cluster = {address}: needs Dask; pip install -e '.[cluster]'") from None
     try:
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ import itertools
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -19,6 +19,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[str, Field(pattern=r"^[0-9]{2}$")]
 Split = Literal["train", "val", "test"]
 Interval = tuple[Positive, Positive]
+# `dvc exp run -S train.precision=32` writes a number
+Precision = Annotated[Literal["32", "bf16"], BeforeValidator(lambda value: "32" if repr(value) == "32" else value)]
+FOLDER_LISTING = "data/listing.csv"  # of an extracted folder, an output of the stage `listing`
 
 
 class Section(BaseModel):
@@ -52,6 +55,14 @@ class Dataset(Section):
             raise ValueError(f"parts = {list(self.parts)}: each part may stand only once")
         if self.source in ("archives", "folder") and not self.path:
             raise ValueError(f"path = {self.path}: source '{self.source}' needs the folder that holds the data")
+        if bool(self.watch) != (self.source == "folder"):
+            allowed = "[folder], as in presets/deeplesion-folder.yaml" if self.source == "folder" else "[]"
+            raise ValueError(f"watch = {list(self.watch)}: source '{self.source}' needs {allowed}")
+        if self.source == "folder" and self.listing != FOLDER_LISTING:
+            raise ValueError(
+                f"listing = {self.listing}: source 'folder' needs {FOLDER_LISTING}, "
+                "as in presets/deeplesion-folder.yaml"
+            )
         return self
 
 
@@ -135,6 +146,7 @@ class Network(Section):
     levels: Literal["P2-P6", "P3-P7"]
     channels: int = Field(ge=8, le=1024, multiple_of=8)
     head_depth: int = Field(ge=1, le=8)
+    head_channels: int = Field(ge=8, le=1024, multiple_of=8)
     mask_branch: bool
     attention: bool
 
@@ -157,7 +169,7 @@ class Train(Section):
     stop_after: int = Field(ge=1)
     clip_norm: Positive | None
     mask_weight: float = Field(ge=0)
-    precision: Literal["32", "bf16"]
+    precision: Precision
     compile: bool
     channels_last: bool
     flip: Share
@@ -170,7 +182,7 @@ class Train(Section):
 class Detect(Section):
     splits: tuple[Split, ...] = Field(min_length=1)
     batch: int = Field(ge=1)
-    precision: Literal["32", "bf16"]
+    precision: Precision
     score_floor: Share
     candidates_per_level: int = Field(ge=1)
     nms_iou: Share
@@ -178,6 +190,12 @@ class Detect(Section):
     calibrate: bool
     mask_threshold: Share
     mask_margin_px: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.splits)) < len(self.splits):
+            raise ValueError(f"splits = {list(self.splits)}: each split may stand only once")
+        return self
 
 
 class Evaluate(Section):
@@ -226,13 +244,15 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check a parameter file.
 
     Raises:
-        UserError: the file is missing or not YAML, or a parameter is unknown, absent, of the wrong type or impossible;
-            every offending parameter is named with its value and what is allowed.
+        UserError: the file is missing, not UTF-8 text or not YAML, or a parameter is unknown, absent, of the wrong
+            type or impossible; every offending parameter is named with its value and what is allowed.
     """
     try:
         values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; copy one of presets/ to it") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text at byte {error.start}") from None
     except YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     try:
@@ -251,6 +271,8 @@ def _complaint(error: dict) -> str:
         return f"{name}: missing; see presets/phantom.yaml for all parameters"
     if error["type"] == "value_error":  # a rule that ties several parameters: it names the one to change itself
         return f"{name}.{error['ctx']['error']}"
+    if error["loc"][:2] == ("dataset", "parts") and len(error["loc"]) == 3:
+        return f'{name} = {error["input"]!r}: must be two digits in quotes, such as "01"'
     message = error["msg"]
     value = "" if isinstance(error["input"], dict) else f" = {error['input']!r}"
     return f"{name}{value}: {message[0].lower()}{message[1:]}"

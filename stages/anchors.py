@@ -7,7 +7,7 @@ from lesionpipe.anchors.overlap import BestOverlap
 from lesionpipe.anchors.plots import draw_shapes
 from lesionpipe.anchors.report import Lesions, by_count, compare, size_groups
 from lesionpipe.anchors.search import effort_of, search, space_of
-from lesionpipe.deeplesion.annotations import BOX, read_lesions
+from lesionpipe.deeplesion.lesion_table import BOX, read_lesions
 from lesionpipe.deeplesion.stack import to_stored
 from lesionpipe.errors import UserError, run
 from lesionpipe.files import write_csv, write_json

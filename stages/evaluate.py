@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from lesionpipe.deeplesion.annotations import read_lesions
+from lesionpipe.deeplesion.lesion_table import read_lesions
 from lesionpipe.deeplesion.shards import Shards
 from lesionpipe.errors import UserError, run
 from lesionpipe.evaluation.pictures import pictures_of

@@ -3,12 +3,12 @@
 from lesionpipe.deeplesion.inventory import list_folder
 from lesionpipe.errors import run
 from lesionpipe.files import write_csv
-from lesionpipe.params import load_params
+from lesionpipe.params import FOLDER_LISTING, load_params
 
 
 def main() -> None:
     params = load_params()
-    write_csv(params.dataset.listing, list_folder(params.dataset.path, params.dataset.parts))
+    write_csv(FOLDER_LISTING, list_folder(params.dataset.path, params.dataset.parts))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Stage `mask_sheet`: how good the masks are, by number (where true masks are known) and by eye (a contact sheet)."""
 
-from lesionpipe.deeplesion.annotations import read_lesions
+from lesionpipe.deeplesion.lesion_table import read_lesions
 from lesionpipe.errors import run
 from lesionpipe.evaluation.mask_quality import examples, mask_table, true_agreement, true_masks
 from lesionpipe.files import atomic_path, write_json
 from lesionpipe.params import load_params
 from lesionpipe.weak_labels.sheet import choose, contact_sheet, save_sheet
-from lesionpipe.weak_labels.summary import agreement, counts
+from lesionpipe.weak_labels.summary import SIZE_EDGES_MM, agreement, counts
 
 SHOWN = 24
 
@@ -17,8 +17,11 @@ def main() -> None:
     table, true = mask_table(parts, read_lesions()), true_masks(parts)
     summary = counts(table)
     if true:
-        table = table.merge(true_agreement(parts, table, true), on="lesion")
-        summary["true_masks"] = agreement(table, params.evaluate.size_edges_mm)
+        compared = true_agreement(parts, table, true)
+        summary["true_masks"] = agreement(table.merge(compared, on="lesion"), SIZE_EDGES_MM)
+        table = table.merge(compared, how="left", on="lesion")
+        if len(compared) < len(table):  # annotations of one's own may hold lesions that the phantom didn't draw
+            summary["true_masks"]["without_true_mask"] = len(table) - len(compared)
     write_json("metrics/masks.json", summary)
     shown = choose(table["method"].to_numpy(), table["area_px"].to_numpy(), params.masks.method, SHOWN)
     title = f"masks.method: {params.masks.method} - {len(table)} lesions, {dict(summary['by_method'])}"

@@ -3,7 +3,7 @@
 import functools
 import sys
 
-from lesionpipe.deeplesion.annotations import read_lesions
+from lesionpipe.deeplesion.lesion_table import read_lesions
 from lesionpipe.deeplesion.shards import Shards
 from lesionpipe.deeplesion.stack import to_stored
 from lesionpipe.errors import run

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lesionpipe.deeplesion.annotations import BOX, COLUMNS, RECIST
+from lesionpipe.deeplesion.lesion_table import BOX, COLUMNS, RECIST
 from lesionpipe.deeplesion.shards import write_shard
 from lesionpipe.evaluation.truth import read_detections
 from lesionpipe.files import write_csv

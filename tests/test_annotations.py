@@ -16,18 +16,10 @@ from hypothesis import strategies as st
 
 from lesionpipe.deeplesion import annotation_source, download
 from lesionpipe.deeplesion.annotation_source import compare_with_official, fetch_annotations, provide_annotations
-from lesionpipe.deeplesion.annotations import (
-    BOX,
-    COLUMNS,
-    RECIST,
-    SPLITS,
-    key_slices,
-    read_lesions,
-    report,
-    usable_lesions,
-)
+from lesionpipe.deeplesion.annotations import key_slices, report, usable_lesions
 from lesionpipe.deeplesion.dl_info import read_dl_info
 from lesionpipe.deeplesion.download import Patience
+from lesionpipe.deeplesion.lesion_table import BOX, COLUMNS, RECIST, SPLITS, read_lesions
 from lesionpipe.errors import UserError
 from lesionpipe.files import write_csv
 from lesionpipe.params import Dataset, Phantom
@@ -157,6 +149,15 @@ def test_a_useless_slice_interval_becomes_unknown(tmp_path, interval, repaired):
     assert lesions["slice_interval_mm"].isna().all() and lesions["long_diameter_mm"].tolist() == [5]
     assert counts["repaired"]["slice_interval_not_positive"]["test"] == repaired
     assert counts["missing"]["slice_interval"]["test"] == 1
+
+
+@pytest.mark.parametrize(("diameters", "known"), [("10, -4", [5, None]), ("0, 4", [None, 2]), ("-1, -1", [None, None])])
+def test_a_diameter_that_is_not_positive_becomes_unknown(tmp_path, diameters, known):
+    lesions, counts = lesions_of(tmp_path, {"Lesion_diameters_Pixel_": diameters})
+    found = lesions[["long_diameter_mm", "short_diameter_mm"]]
+    assert found.astype(object).where(found.notna(), None).to_numpy().tolist() == [known]
+    assert counts["repaired"]["diameter_not_positive"]["test"] == counts["missing"]["diameters"]["test"] == 1
+    assert "repaired, diameter not positive: train 0, val 0, test 1" in report(counts)
 
 
 def test_two_rows_for_one_lesion_count_once_but_two_lesions_on_a_slice_are_fine(tmp_path):

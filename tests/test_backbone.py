@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from lesionpipe.detector.backbone import adapt_slices, build_backbone
+from lesionpipe.detector.backbone import Residual, adapt_slices, build_backbone
 from lesionpipe.errors import UserError
 
 CHANNELS = {
@@ -34,6 +34,14 @@ def test_each_vgg_stage_ends_with_its_pooling(name, per_stage):
     for stage, count in zip(build_backbone(name, None, 3).stages, per_stage, strict=True):
         assert sum(isinstance(layer, nn.Conv2d) for layer in stage) == count
         assert isinstance(stage[-1], nn.MaxPool2d)
+
+
+def test_each_small_stage_ends_with_its_residual_convolutions():
+    first, *rest = build_backbone("small", None, 3).stages
+    assert not any(isinstance(layer, Residual) for layer in first)
+    assert [[isinstance(layer, Residual) for layer in stage] for stage in rest] == [
+        [False, *[True] * count] for count in (2, 2, 2, 1)
+    ]
 
 
 def test_vgg_with_weights_of_a_file_gives_torchvisions_features(tmp_path):

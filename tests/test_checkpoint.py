@@ -1,5 +1,6 @@
 """model.pt: everything for use comes back, equal weights are equal bytes, other files are refused."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 from lesionpipe.anchors.grid import paper_set
 from lesionpipe.detector.checkpoint import FORMAT, load_model, save_model
 from lesionpipe.detector.network import build_network
-from lesionpipe.errors import UserError
+from lesionpipe.errors import UserError, run
 from lesionpipe.params import load_params
 
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
-NETWORK = PARAMS.network.model_copy(update={"backbone": "small", "channels": 16, "head_depth": 1, "weights": None})
+NETWORK = PARAMS.network.model_copy(
+    update={"backbone": "small", "channels": 16, "head_depth": 1, "head_channels": 16, "weights": None}
+)
 ANCHORS = paper_set(NETWORK.level_numbers).scaled(0.375)
 
 
@@ -51,6 +54,16 @@ def test_other_weights_give_other_bytes(network, tmp_path):
     assert (tmp_path / "a.pt").read_bytes() != (tmp_path / "b.pt").read_bytes()
 
 
+def test_a_full_disk_is_told_in_one_line_and_costs_nothing(network, small_disk):
+    (small_disk / "model.pt").write_bytes(b"before")
+    with pytest.raises(OSError, match=r"model\.pt") as caught:
+        save_model(small_disk / "model.pt", network, ANCHORS, values())
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(SystemExit, match=r"no space left on the disk while writing .*model\.pt"):
+        run(lambda: save_model(small_disk / "model.pt", network, ANCHORS, values()))
+    assert {p.name: p.read_bytes() for p in small_disk.iterdir()} == {"model.pt": b"before"}
+
+
 def test_weights_trained_from_imagenet_are_not_fetched_again(network, tmp_path):
     save_model(tmp_path / "model.pt", network, ANCHORS, values(weights="/gone/imagenet.pth"))
     assert load_model(tmp_path / "model.pt").params["network"]["weights"] == "/gone/imagenet.pth"
@@ -75,9 +88,10 @@ def test_a_cut_or_damaged_file_is_refused(network, tmp_path):
     [
         ({"state_dict": {}}, "not a lesionpipe model"),
         ([1, 2], "not a lesionpipe model"),
-        ({"format": FORMAT, "version": 99}, "format version 99, this program reads 1"),
-        ({"format": FORMAT, "version": 1, "params": "{}"}, "part 'anchors' is missing"),
-        ({"format": FORMAT, "version": 1, "params": "{}", "anchors": "{}", "weights": {}}, "don't fit together"),
+        ({"format": FORMAT, "version": 99}, "format version 99, this program reads 2"),
+        ({"format": FORMAT, "version": 1, "params": "{}"}, "format version 1, .*train again"),
+        ({"format": FORMAT, "version": 2, "params": "{}"}, "part 'anchors' is missing"),
+        ({"format": FORMAT, "version": 2, "params": "{}", "anchors": "{}", "weights": {}}, "don't fit together"),
     ],
 )
 def test_foreign_files_are_refused(content, words, tmp_path):

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from small_set import NAMES, SIZE, write_small_set
 
 from lesionpipe.commands.export import coco as export_coco
-from lesionpipe.deeplesion.annotations import read_lesions
+from lesionpipe.deeplesion.lesion_table import read_lesions
 from lesionpipe.errors import UserError
 from lesionpipe.evaluation.coco import read_results, read_truth
 from lesionpipe.evaluation.split import evaluate_split

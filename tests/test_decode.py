@@ -117,6 +117,13 @@ def test_a_mask_that_fills_the_box_doubles_the_score():
     assert calibrated([10.0, 10, 20, 20], mask_with((10, 10, 20, 20))) == pytest.approx(2)
 
 
+def test_each_box_may_have_a_margin_of_its_own():
+    boxes, mask = torch.tensor([[10.0, 10, 20, 20]] * 2), mask_with((13, 14, 17, 16))
+    both = torch.zeros(2, dtype=torch.long)
+    scores = calibrate(boxes, torch.ones(2), both, mask, torch.tensor([[3.0, 4], [3, 3]]))
+    assert scores.tolist() == pytest.approx([2, 1 + 8 / 10])  # 10 x 10, and 10 x 8 within 10 x 10
+
+
 def test_the_margin_is_added_around_the_mask():
     assert calibrated([10.0, 10, 20, 20], mask_with((13, 13, 17, 17)), margin=3) == pytest.approx(2)
     # mask box 6 x 6 in a box of 10 x 10

@@ -12,7 +12,7 @@ import pytest
 from dvc_render.vega import VegaRenderer
 from small_set import FOUND, HIT, MISS, NAMES, write_found, write_small_set
 
-from lesionpipe.deeplesion.annotations import read_lesions
+from lesionpipe.deeplesion.lesion_table import read_lesions
 from lesionpipe.errors import UserError
 from lesionpipe.evaluation.published import FROC, RATES, SIZES
 from lesionpipe.evaluation.split import evaluate_split

@@ -1,6 +1,7 @@
 """Outputs appear whole or not at all, and damaged inputs are named."""
 
 import errno
+import os
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,22 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
 def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
     with pytest.raises(OSError, match=r"a\.txt"), files.atomic_path(tmp_path / "a.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_is_flushed_and_forgotten_is_whole(tmp_path, monkeypatch, refused):
+    def refuse(*_):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    if refused:  # as some file systems do
+        monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+    pieces = [bytes([i]) * 5000 for i in range(20)]
+    with (tmp_path / "x").open("wb") as handle:
+        for piece in pieces:
+            handle.write(piece)
+            files.flush_and_forget(handle)
+            assert (tmp_path / "x").stat().st_size == handle.tell()
+    assert (tmp_path / "x").read_bytes() == b"".join(pieces)
 
 
 def test_a_failed_folder_leaves_the_old_folder(tmp_path):

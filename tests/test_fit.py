@@ -3,21 +3,24 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from toy_set import ROOT, toy_params, write_toy_set
 
-from lesionpipe.errors import UserError
-from lesionpipe.params import Params
+from lesionpipe.detector.network import build_network
+from lesionpipe.errors import UserError, run
+from lesionpipe.params import Params, load_params
 from lesionpipe.training import schedule, state
-from lesionpipe.training.machine import machine_of
-from lesionpipe.training.train import Inputs, train_detector
+from lesionpipe.training.module import DetectorTraining
+from lesionpipe.training.train import Inputs, _input_files, _settings, train_detector
 
 COLUMNS = ["epoch", "loss_total", "loss_classification", "loss_box", "loss_mask", "val_map", "learning_rate",
            "images_per_s", "seconds"]  # fmt: skip
@@ -92,6 +95,45 @@ def test_history_has_a_row_per_epoch_and_the_best_weights_come_back(tmp_path, mo
     assert {p.name for p in tmp_path.iterdir()} == {"params.yaml", "data", "metrics", "scratch"}  # no lightning_logs
 
 
+def test_the_plateau_schedule_drops_stops_and_keeps_the_best_epoch(tmp_path, monkeypatch):
+    scores, seen = iter([0.1, 0.3, 0.2, 0.2, 0.2, 0.2]), []
+
+    def validation_map(module):
+        seen.append({name: value.clone() for name, value in module.network.state_dict().items()})
+        return next(scores)
+
+    monkeypatch.setattr(DetectorTraining, "validation_map", validation_map)
+    plateau = {"schedule": "plateau", "warmup_epochs": 0.0, "epochs": 10, "drop_after": 2, "stop_after": 4}
+    trained = train(tmp_path, monkeypatch, train={**plateau, "learning_rate": 1e-3, "drop_factor": 0.1})
+    assert trained.history.table()["learning_rate"].tolist() == pytest.approx([1e-3] * 4 + [1e-4] * 2)
+    assert trained.summary() == {"best_epoch": 2, "val_map": 0.3, "epochs": 6}
+    for weights in (trained.history.best, trained.network.state_dict()):
+        assert [all(torch.equal(weights[name], value) for name, value in epoch.items()) for epoch in seen] == [
+            False, True, False, False, False, False
+        ]  # fmt: skip
+
+
+def test_gradients_are_clipped_to_their_norm(monkeypatch):
+    for limit, expected in ((0.5, 0.5), (None, 5000)):
+        module = DetectorTraining(torch.nn.Linear(4, 4, bias=False), torch.empty(0), settings(clip_norm=limit), (0, 1))
+        module.network.weight.grad = torch.full((4, 4), 1250.0)
+        module.on_before_optimizer_step(None)
+        assert float(module.network.weight.grad.norm()) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+def test_a_compiled_training_gives_weights_of_the_plain_network(tmp_path, monkeypatch):
+    trained = train(tmp_path, monkeypatch, train={"epochs": 1, "compile": True})
+    params = load_params(tmp_path / "params.yaml")
+    plain = build_network(params.network, params.preprocess.slices, trained.anchors.per_cell)
+    plain.load_state_dict(trained.history.best, strict=True)
+    images = torch.zeros(1, params.preprocess.slices, 64, 64)
+    maps, expected = trained.network.eval().attention_maps(images), plain.eval().attention_maps(images)
+    assert list(maps) == ["C1", "C2", "C3", "C4"]
+    for name, value in expected.items():
+        torch.testing.assert_close(maps[name], value, rtol=1e-3, atol=1e-5)  # another memory format rounds otherwise
+
+
 def test_same_seed_same_metrics_whatever_the_loaders(tmp_path, monkeypatch):
     tables = []
     for name, seed, workers in (("a", 0, 1), ("b", 0, 2), ("c", 1, 1)):
@@ -139,6 +181,45 @@ def test_state_of_other_parameters_or_inputs_is_not_taken_up(tmp_path):
     assert state.fingerprint({"epochs": 4}, [data]) != first
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": {"weights": "a.pth", "attention": False}},
+        {"network": {"weights": "b.pth"}},
+        {"preprocess": {"hu": [-1000, 1000]}},
+        {"train": {"flip": 0.25}},
+        {"dataset": {"parts": ["02", "01"]}},
+        {"dataset": {"parts": ["01"]}},
+        "data/lesions.csv",
+        "data/anchors.json",
+        "data/slices/02.npy",
+        "data/slices/02.csv",
+        "data/masks/02.npz",
+        "a.pth",
+    ],
+    ids=str,
+)
+def test_one_change_of_a_setting_or_an_input_is_another_run(tmp_path, monkeypatch, change):
+    monkeypatch.chdir(tmp_path)
+    before = fingerprint_of()
+    assert fingerprint_of() == before
+    if isinstance(change, str):
+        Path(change).write_text("changed")
+    assert fingerprint_of(change if isinstance(change, dict) else {}) != before
+
+
+def fingerprint_of(changes: dict | None = None) -> str:
+    """Of a run on two parts with weights of its own; input files that are missing are made, empty."""
+    sections = {"dataset": {"parts": ["01", "02"]}, "network": {"weights": "a.pth"}} | (changes or {})
+    params = Params.model_validate(toy_params(**sections))
+    inputs = Inputs(params.dataset.parts)
+    files = _input_files(inputs, params.network)
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return state.fingerprint(_settings(inputs, params.preprocess, params.network, params.train), files)
+
+
 def test_a_large_input_is_known_by_size_and_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "SMALL", 1 << 20)
     shard = tmp_path / "01.npy"
@@ -158,16 +239,42 @@ def test_scratch_lies_where_the_environment_says(monkeypatch):
     assert state.scratch_folder("abc") == Path("scratch/train/abc")
 
 
-def test_a_damaged_state_is_told_with_its_path(tmp_path):
-    (tmp_path / "state.pt").write_bytes(b"PK\3\4 not a state")
+@pytest.mark.parametrize("content", [b"PK\3\4 not a state", b"garbage", b"", None], ids=str)
+def test_a_damaged_state_is_told_with_its_path(tmp_path, content):
+    state.save_state(tmp_path, {"best": torch.zeros(100)})
+    path = tmp_path / "state.pt"
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)  # cut short, or something else
     with pytest.raises(UserError, match=r"state\.pt: unreadable .* delete it"):
         state.load_state(tmp_path)
     assert state.load_state(tmp_path / "none") is None
 
 
+def test_a_state_that_finds_no_room_is_told_in_one_line(small_disk):
+    state.save_state(small_disk, {"epoch": 1})
+    with pytest.raises(SystemExit, match=r"no space left on the disk while writing .*state\.pt"):
+        run(lambda: state.save_state(small_disk, {"best": torch.zeros(1 << 20)}))
+    assert state.load_state(small_disk) == {"epoch": 1}
+
+
 def test_a_loss_that_is_not_finite_stops_with_what_to_change(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"not finite in epoch \d, step \d .*lower train\.learning_rate \(now 1e\+30\)"):
         train(tmp_path, monkeypatch, train={"learning_rate": 1e30, "clip_norm": None})
+
+
+@pytest.mark.parametrize(
+    ("processes", "box", "words"),
+    [
+        (1, math.nan, r"step 8 \(total 1, box nan\)"),
+        (2, math.nan, r"step 8 \(here: total 1, box nan\)"),
+        (2, 0.5, r"step 8 \(here: total 1, box 0\.5; not finite in another process\)"),
+    ],
+)
+def test_losses_that_are_not_finite_are_told_with_their_process(processes, box, words):
+    module = DetectorTraining(torch.nn.Linear(1, 1), torch.empty(0), settings(), (0, 1))
+    strategy = SimpleNamespace(reduce=lambda value, reduce_op: value * math.nan)
+    module.trainer = SimpleNamespace(strategy=strategy, world_size=processes)
+    with pytest.raises(UserError, match=words):
+        module.require_finite({"total": torch.tensor(1.0), "box": torch.tensor(box)}, 7)
 
 
 @pytest.mark.parametrize(
@@ -182,11 +289,6 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_change(tmp_path, monkeypat
 def test_what_does_not_fit_together_is_refused(tmp_path, monkeypatch, changes, words):
     with pytest.raises(UserError, match=words):
         train(tmp_path, monkeypatch, **changes)
-
-
-def test_loader_processes_on_a_cpu_leave_the_cores_to_the_network():
-    runtime = Params.model_validate(toy_params(runtime={"workers": 0, "device": "cpu"})).runtime
-    assert machine_of(runtime).workers == 1
 
 
 def test_two_processes_give_the_gradients_of_one_with_the_doubled_batch(tmp_path):

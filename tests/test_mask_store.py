@@ -121,9 +121,9 @@ def test_a_measure_has_the_spacing_of_the_stored_slice() -> None:
 
 
 def test_the_summary_groups_by_size_with_open_upper_edges() -> None:
-    groups = summary.size_groups(pd.Series([9.99, 10, 30, np.nan]), (10, 30))
-    assert groups.tolist()[:3] == ["< 10 mm", "10-30 mm", ">= 30 mm"]
-    assert groups.isna().tolist() == [False, False, False, True]
+    groups = summary.size_groups(pd.Series([9.99, 10, 30, 30.01, np.nan]), (10, 30))
+    assert groups.tolist()[:4] == ["< 10 mm", "10-30 mm", "10-30 mm", "> 30 mm"]
+    assert groups.isna().tolist() == [False, False, False, False, True]
     table = pd.DataFrame({"method": ["grabcut", "ellipse"], "type": "liver", "long_diameter_mm": [5.0, 12.0]})
     table = table.assign(dice=[0.9, 0.7], boundary_mm=[0.5, np.nan], reason=["", "constant image"])
     found = summary.agreement(table, (10, 30))

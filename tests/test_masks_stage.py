@@ -11,9 +11,10 @@ import pytest
 from killing import KILL_AT_MOVE
 from ruamel.yaml import YAML
 
-from lesionpipe.deeplesion.annotations import COLUMNS
+from lesionpipe.deeplesion.lesion_table import COLUMNS
 from lesionpipe.deeplesion.shards import write_shard
 from lesionpipe.deeplesion.stack import to_stored
+from lesionpipe.errors import UserError
 from lesionpipe.weak_labels.batch import read_table, slice_tasks
 from lesionpipe.weak_labels.store import MaskStore
 
@@ -106,6 +107,15 @@ def test_labels_are_brought_to_the_stored_grid(work: Path) -> None:
     assert label.points[0].tolist() == [23.75, 29.75]
     assert label.margin == (2.5, 2.5)
     assert tasks[1].lesions[0][1].points is None
+
+
+@pytest.mark.parametrize("content", [b"lesion,method\n1,grabcut\n", b"", b"\xff\xfe\x00l", b"<html>\n"])
+def test_another_table_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "01.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"01\.csv: .*; run `dvc repro -f masks@01`") as caught:
+        read_table(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_inputs_are_told_in_one_line(work: Path, root: Path) -> None:

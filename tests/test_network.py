@@ -16,7 +16,7 @@ from lesionpipe.detector.pyramid import Pyramid
 from lesionpipe.params import load_params
 
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml").network.model_copy(
-    update={"backbone": "small", "weights": None, "channels": 16, "head_depth": 1}
+    update={"backbone": "small", "weights": None, "channels": 16, "head_depth": 1, "head_channels": 24}
 )
 BACKBONES = ("small", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet50")
 ROWS = {
@@ -85,8 +85,8 @@ def test_fresh_networks_expect_lesions_with_the_prior_of_one_hundredth():
     with torch.no_grad():
         raw = network_with(mask_branch=True)(torch.randn(1, 3, 64, 64))
     assert raw.logits.sigmoid().mean().item() == pytest.approx(0.01, rel=0.1)
-    assert raw.mask_logits.sigmoid().mean().item() == pytest.approx(0.01, rel=0.1)
-    assert raw.offsets.abs().mean().item() < 0.1
+    assert raw.mask_logits.sigmoid().mean().item() == pytest.approx(0.01, rel=0.25)  # fewer and noisier
+    assert raw.offsets.abs().mean().item() < 0.3
 
 
 def test_every_parameter_gets_a_gradient():
@@ -136,7 +136,7 @@ def test_a_network_made_ready_in_bf16_answers_nearly_the_same():
 
 
 def test_the_head_answers_level_by_level_row_by_row_anchor_by_anchor():
-    head = Head(channels=1, depth=0, per_cell=2, values=4)
+    head = Head(channels=1, hidden_channels=1, depth=0, per_cell=2, values=4)
     with torch.no_grad():  # value v of anchor k is 10 times the cell's number plus 4 k + v
         head.layers[0].weight.zero_()
         head.layers[0].weight[:, 0, 1, 1] = 10
@@ -149,8 +149,14 @@ def test_the_head_answers_level_by_level_row_by_row_anchor_by_anchor():
 @pytest.mark.parametrize(("channels", "std"), [(256, 0.01), (64, 0.02)])
 def test_head_weights_start_at_retinanets_std_for_its_channels(channels, std):
     torch.manual_seed(0)
-    head = Head(channels, depth=1, per_cell=15, values=4)
+    head = Head(channels, channels, depth=1, per_cell=15, values=4)
     assert head.layers[0].weight.std().item() == pytest.approx(std, rel=0.02)
+
+
+def test_the_std_of_each_head_convolution_is_that_of_its_own_input():
+    torch.manual_seed(0)
+    head = Head(64, 256, depth=2, per_cell=3, values=1)
+    assert [layer.weight.std().item() for layer in head.layers[::2]] == pytest.approx([0.02, 0.01, 0.01], rel=0.1)
 
 
 # the pyramid ---------------------------------------------------------------------------------------------------------
@@ -226,3 +232,11 @@ def test_attention_maps_can_be_looked_at():
     assert network_with(mask_branch=True, attention=False).attention_maps(torch.zeros(1, 3, 64, 64)) == {}
     maps = network_with(levels="P3-P7", mask_branch=False, attention=True).attention_maps(torch.zeros(1, 3, 64, 64))
     assert list(maps) == ["C3", "C4"]
+
+
+def test_a_compiled_network_that_has_run_still_shows_its_attention_maps():
+    network, images = network_with(mask_branch=True, attention=True), torch.zeros(1, 3, 64, 64)
+    network.compile(backend="eager")
+    with torch.no_grad():
+        network(images)
+    assert list(network.attention_maps(images)) == ["C1", "C2", "C3", "C4"]

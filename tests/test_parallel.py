@@ -80,7 +80,7 @@ def test_a_killed_worker_is_told():
 
 def test_without_dask_the_way_to_install_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UserError, match=r"tcp://x:1: needs Dask; pip install 'lesionpipe\[cluster\]'"):
+    with pytest.raises(UserError, match=r"tcp://x:1: needs Dask; pip install -e '\.\[cluster\]'"):
         list(spread(square, range(3), cluster="tcp://x:1"))
 
 

@@ -33,7 +33,9 @@ def test_deeplesion_preset_is_the_papers_setting(root):
     assert (params.preprocess.size, params.preprocess.hu, params.preprocess.spacing_mm) == (512, (-1024, 1050), 2)
     assert (params.network.backbone, params.network.weights) == ("vgg19", "imagenet")
     assert (params.train.batch, params.train.learning_rate, params.train.schedule) == (4, 1e-4, "plateau")
-    assert (params.train.drop_after, params.train.stop_after) == (2, 4)
+    assert (params.train.drop_after, params.train.stop_after, params.train.warmup_epochs) == (2, 4, 0)
+    # RetinaNet's own but for the heads' width, whose 256 on P2 would exceed the paper's run times
+    assert (params.network.channels, params.network.head_depth, params.network.head_channels) == (256, 4, 128)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +52,18 @@ def test_deeplesion_preset_is_the_papers_setting(root):
         ("preprocess", {"hu": [10, 5]}, ["preprocess.hu", "10", "rising"]),
         ("preprocess", {"size": 200}, ["preprocess.size", "200", "32"]),
         ("dataset", {"parts": []}, ["dataset.parts", "at least 1"]),
-        ("dataset", {"parts": [8]}, ["dataset.parts.0", "8", "string"]),
+        ("dataset", {"parts": [8]}, ["dataset.parts.0", "8", 'two digits in quotes, such as "01"']),
         ("dataset", {"parts": ["01", "01"]}, ["dataset.parts", "once"]),
         ("dataset", {"source": "folder"}, ["dataset.path", "folder"]),
+        ("dataset", {"source": "folder", "path": "x"}, ["dataset.watch = []", "[folder]", "deeplesion-folder.yaml"]),
+        ("dataset", {"watch": ["folder"]}, ["dataset.watch = ['folder']", "phantom", "[]"]),
+        (
+            "dataset",
+            {"source": "folder", "path": "x", "watch": ["folder"], "listing": "lesionpipe/deeplesion/archives.tsv"},
+            ["dataset.listing = lesionpipe/deeplesion/archives.tsv", "data/listing.csv", "deeplesion-folder.yaml"],
+        ),
+        ("train", {"precision": 16}, ["train.precision", "16", "'32'", "'bf16'"]),
+        ("detect", {"splits": ["test", "test"]}, ["detect.splits", "test", "once"]),
         ("anchors", {"ratio_pairs": 3}, ["anchors.ratio_bounds", "3"]),
         ("anchors", {"scale_bounds": [2, 1]}, ["anchors.scale_bounds", "rise"]),
         ("evaluate", {"fp_rates": [1, 0.5]}, ["evaluate.fp_rates", "rise"]),
@@ -74,9 +85,17 @@ def test_a_missing_file_and_broken_yaml_are_one_clear_line(tmp_path):
     (tmp_path / "broken.yaml").write_text("train: [1, 2\nx: {")
     with pytest.raises(UserError, match="not valid YAML"):
         load_params(tmp_path / "broken.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"train: caf\xe9\n")
+    with pytest.raises(UserError, match=r"latin\.yaml: not UTF-8 text at byte 10"):
+        load_params(tmp_path / "latin.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match="whole file"):
         load_params(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize("section", ["train", "detect"])
+def test_the_number_32_is_a_precision(root, tmp_path, section):
+    assert getattr(load_params(changed(root, tmp_path, section, precision=32)), section).precision == "32"
 
 
 def test_the_short_float_that_experiments_write_is_a_number(root, tmp_path):

@@ -2,7 +2,6 @@
 
 import errno
 import pickle
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -130,18 +129,6 @@ def test_the_leftover_of_a_killed_run_is_removed(folder):
     assert leftover.exists()  # another part's may be in use
     write_shard(folder, "01", index_of(1), stacks_of(1), SHAPE)
     assert not leftover.exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 2 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.mark.parametrize("asked_before", [True, False])

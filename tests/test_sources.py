@@ -15,6 +15,7 @@ import pytest
 from http_server import serve
 from ruamel.yaml import YAML
 
+from lesionpipe.commands.drop import drop
 from lesionpipe.commands.fetch import fetch
 from lesionpipe.deeplesion import inventory, sources
 from lesionpipe.deeplesion.archives import COLUMNS, images_of
@@ -277,13 +278,22 @@ def test_part_by_part_with_each_archive_dropped(repository):
     assert not list(Path("data/raw").glob("0?"))
 
 
-def test_a_changed_folder_is_noticed_and_an_unchanged_one_reruns_nothing_else(repository):
+@pytest.mark.parametrize("part", ["1", "001", "../01", "x"])
+def test_what_is_no_part_is_not_dropped(monkeypatch, part):
+    monkeypatch.setattr("lesionpipe.commands.drop.drop_part", lambda part: pytest.fail(f"{part} was dropped"))
+    with pytest.raises(UserError, match=f'part "{part}": there is no such part; a part is two digits'):
+        drop(["01", part])
+
+
+def test_a_changed_folder_is_noticed_and_an_unchanged_one_reruns_nothing_else(root, repository):
+    """With the preset as it is, but for the place and the number of parts."""
     dvc("repro", "lesions")
     extracted = repository / "extracted"
     with zipfile.ZipFile("data/raw/01/Images_png_01.zip") as archive:
         archive.extractall(extracted)
     shutil.copy("data/raw/DL_info.csv", extracted)
-    change_params(source="folder", path=str(extracted), watch=["folder"], listing="data/listing.csv")
+    preset = YAML(typ="safe").load((root / "presets" / "deeplesion-folder.yaml").read_text())["dataset"]
+    change_params(**preset | {"path": str(extracted), "parts": ["01"]})
     assert dvc("repro")[0] == "listing@folder"
     assert len(json.loads(Path("metrics/lesions.json").read_text())["lesions"]) == 3
     assert dvc("repro") == ["listing@folder"]

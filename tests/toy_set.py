@@ -14,7 +14,7 @@ from lesionpipe.weak_labels.store import StoredMask, write_masks
 ROOT = Path(__file__).parents[1]
 SIDE = 64
 SPLITS = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
-NETWORK = {"backbone": "small", "channels": 8, "head_depth": 1, "levels": "P2-P6"}
+NETWORK = {"backbone": "small", "channels": 8, "head_depth": 1, "head_channels": 16, "levels": "P2-P6"}
 ANCHORS = {"sizes": [4, 8, 16, 32, 64], "scales": [0.7, 1.0, 1.4], "ratios": [1.0], "strides": [4, 8, 16, 32, 64]}
 POINTS = [f"recist_{c}{i}_original_px" for i in (1, 2, 3, 4) for c in ("x", "y")]
 

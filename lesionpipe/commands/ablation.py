@@ -24,21 +24,24 @@ ROWS: dict[str, dict[str, str]] = {
 RATES = ("0.5", "1", "2", "4", "8", "16")
 
 
-def command(row: str) -> list[str]:
+def command(row: str, allow_missing: bool = False) -> list[str]:
     """The `dvc exp run` command of a row, as a list of words."""
     settings = [word for name, value in ROWS[row].items() for word in ("-S", f"{name}={value}")]
-    return ["dvc", "exp", "run", "--name", row, *settings]
+    return ["dvc", "exp", "run", "--name", row, *(["--allow-missing"] if allow_missing else []), *settings]
 
 
 def ablation(
     only_table: Annotated[bool, typer.Option("--table", help="Only print the finished rows.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go without archives that were dropped after preprocess.")
+    ] = False,
 ) -> None:
     """Run the paper's four rows as named experiments and print their FROC side by side."""
     if not only_table:
         text = PARAMS.read_text(encoding="utf-8")
         try:
             for row in ROWS:
-                _run(command(row))
+                _run(command(row, allow_missing))
         finally:
             PARAMS.write_text(text, encoding="utf-8")  # an experiment leaves its own settings behind
     print(table({e["Experiment"]: e for e in dvc.api.exp_show() if e.get("Experiment") in ROWS}))

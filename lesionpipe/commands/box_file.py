@@ -7,8 +7,8 @@ import numpy as np
 
 from lesionpipe.anchors.grid import HALF_PIXEL
 from lesionpipe.boxes import clip
-from lesionpipe.deeplesion.annotations import SPLITS
 from lesionpipe.deeplesion.dl_info import read_dl_info
+from lesionpipe.deeplesion.lesion_table import SPLITS
 from lesionpipe.errors import UserError
 from lesionpipe.files import read_json
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lesionpipe.deeplesion.annotations import read_lesions
+from lesionpipe.deeplesion.lesion_table import read_lesions
 from lesionpipe.deeplesion.shards import Shards
 from lesionpipe.errors import UserError
 from lesionpipe.evaluation.coco_export import dataset, results

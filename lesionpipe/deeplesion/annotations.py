@@ -1,36 +1,21 @@
-"""DL_info.csv -> one typed row per usable lesion of the parts present, with all that was dropped or repaired counted.
+"""DL_info.csv -> `data/lesions.csv`: one row per usable lesion of the parts present; all that is dropped is counted.
 
 Coordinates in DL_info.csv start at 1 (as in MATLAB); here they start at 0, the centre of the first pixel. A box is the
 extent of the RECIST points plus 5 px (DeepLesion's README) and may reach outside the image. A lesion without RECIST
 points still trains the detector; its mask falls back to the box's ellipse later.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
 from lesionpipe.boxes import clip
+from lesionpipe.deeplesion.lesion_table import BOX, COLUMNS, RECIST, SPLITS, TYPES
 from lesionpipe.errors import UserError
 
-SPLITS = ("train", "val", "test")
-TYPES = ("bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis")
-BOX = ["x1_original_px", "y1_original_px", "x2_original_px", "y2_original_px"]
-RECIST = [f"recist_{axis}{point}_original_px" for point in (1, 2, 3, 4) for axis in "xy"]
-COLUMNS = [
-    *("lesion", "file_name", "part", "patient", "study", "series", "key_slice", "split", "type", "noisy"),
-    *BOX,
-    *RECIST,
-    *("long_diameter_mm", "short_diameter_mm", "spacing_mm", "slice_interval_mm"),
-    *("width_original_px", "height_original_px", "window_low_hu", "window_high_hu", "slice_first", "slice_last"),
-]
 KEY_SLICE_COLUMNS = [
     *("file_name", "split", "slice_interval_mm"),
     *("width_original_px", "height_original_px", "slice_first", "slice_last"),
 ]
-_TEXT = ("file_name", "part", "split", "type")
-_WHOLE = ("lesion", "patient", "study", "series", "key_slice")
-TYPES_OF_COLUMNS = {name: str if name in _TEXT else int if name in _WHOLE else float for name in COLUMNS}
 
 
 class Tally:
@@ -76,20 +61,6 @@ def key_slices(lesions: pd.DataFrame, part: str) -> pd.DataFrame:
     """One row per key slice of a part, sorted by file name; what one lesion doesn't know another of the slice may."""
     mine = lesions.loc[lesions["part"] == part, KEY_SLICE_COLUMNS]
     return mine.groupby("file_name", sort=True).first().reset_index()
-
-
-def read_lesions(path: str | Path = "data/lesions.csv") -> pd.DataFrame:
-    """`data/lesions.csv` with fixed types: text, ints for the indices, floats (NaN: not known) for all else.
-
-    Raises:
-        UserError: the file is missing, or a column is missing or of another type.
-    """
-    try:
-        return pd.read_csv(path, dtype=TYPES_OF_COLUMNS, usecols=COLUMNS)[COLUMNS]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run `dvc repro lesions`") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}; run `dvc repro -f lesions`") from None
 
 
 def report(counts: dict) -> str:
@@ -169,14 +140,17 @@ def _has_extent(boxes: np.ndarray) -> np.ndarray:
 
 
 def _sizes_in_mm(lesions: pd.DataFrame, tally: Tally) -> pd.DataFrame:
-    """Spacings that aren't positive become unknown; diameters from px to mm by the in-plane spacing."""
+    """Spacings and diameters that aren't positive become unknown; diameters from px to mm by the in-plane spacing."""
+    diameters = lesions[["long_diameter_px", "short_diameter_px"]]
     spacings = lesions[["spacing_x_mm", "spacing_y_mm", "slice_interval_mm"]]
     bad = spacings.le(0)
     in_plane, interval = bad[["spacing_x_mm", "spacing_y_mm"]].any(axis=1), bad["slice_interval_mm"]
     tally.add("repaired", "spacing_not_positive", lesions[in_plane])
     tally.add("repaired", "slice_interval_not_positive", lesions[interval])
+    tally.add("repaired", "diameter_not_positive", lesions[diameters.le(0).any(axis=1)])
     tally.add("repaired", "indices_from_file_name", lesions[lesions["indices_differ"]])
     spacing = spacings[["spacing_x_mm", "spacing_y_mm"]].mean(axis=1, skipna=False).mask(in_plane)
+    lesions = lesions.assign(**diameters.mask(diameters.le(0)))
     return lesions.assign(
         spacing_mm=spacing,
         slice_interval_mm=spacings["slice_interval_mm"].mask(interval),

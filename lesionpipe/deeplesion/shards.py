@@ -12,11 +12,11 @@
 | neighbours | exact, interpolated, duplicated or unknown interval (`stack.Plan`) |
 
 Writing streams row by row with plain writes: memory stays flat, and a full disk is an error that can be told (through a
-memory map it would kill the process). Both files appear whole or not at all, the index last.
+memory map it would kill the process). What is on the disk leaves the page cache at once: a store of 50 GB would fill
+it, and taking ever new pages costs much time. Both files appear whole or not at all, the index last.
 """
 
 import errno
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,12 +26,12 @@ import numpy as np
 import pandas as pd
 
 from lesionpipe.errors import UserError
-from lesionpipe.files import atomic_path, write_csv
+from lesionpipe.files import atomic_path, flush_and_forget, write_csv
 
 FOLDER = "data/slices"
 COLUMNS = ("row", "file_name", "split", "patient", "width_original_px", "height_original_px", "scale_x", "scale_y",
            "neighbours")  # fmt: skip
-FLUSH_BYTES = 16 << 20  # to the disk while workers decode, rather than all of it at the end
+FLUSH_BYTES = 4 << 20  # to the disk while workers decode, rather than all of it at the end
 _TYPES = {"file_name": str, "split": str, "neighbours": str}
 
 
@@ -111,7 +111,7 @@ def _write_array(path: Path, rows: int, shape: tuple[int, int, int], stacks: Ite
             handle.write(np.ascontiguousarray(stack, dtype="<i2").data)
             written += 1
             if written % every == 0:
-                os.fdatasync(handle.fileno())
+                flush_and_forget(handle)
     if written != rows:
         raise ValueError(f"{written} stacks for an index of {rows} rows")
 

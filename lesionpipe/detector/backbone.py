@@ -16,7 +16,8 @@ from torchvision import models
 
 from lesionpipe.errors import UserError
 
-SMALL_CHANNELS = (16, 32, 64, 128, 128)
+SMALL_CHANNELS = (16, 32, 64, 128, 128)  # of C1 … C5
+SMALL_RESIDUALS = (2, 2, 2, 1)  # residual convolutions that end C2 … C5
 RGB = 3
 
 
@@ -119,15 +120,16 @@ def _resnet_stages(body: nn.Module) -> Backbone:
 
 
 def _small(slices: int) -> Backbone:
-    """A net for CPUs: each stage a stride-2 convolution, then a residual one; no convolution at full resolution.
+    """A net for CPUs: each stage a stride-2 convolution, then residual ones; no convolution at full resolution.
 
     The first stage is a plain 5x5 convolution, since at half resolution few channels cost as much time as many.
     """
-    first, *rest = SMALL_CHANNELS
+    first = SMALL_CHANNELS[0]
     stages: list[nn.Module] = [_convolution(slices, first, kernel=5, stride=2)]
     width = first
-    for channels in rest:
-        stages.append(nn.Sequential(_convolution(width, channels, stride=2), Residual(channels)))
+    for channels, residuals in zip(SMALL_CHANNELS[1:], SMALL_RESIDUALS, strict=True):
+        rest = (Residual(channels) for _ in range(residuals))
+        stages.append(nn.Sequential(_convolution(width, channels, stride=2), *rest))
         width = channels
     return Backbone(stages, SMALL_CHANNELS)
 

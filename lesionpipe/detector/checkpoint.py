@@ -4,6 +4,7 @@ It holds the weights, the parameters (network, preprocessing and the rest of `pa
 It is read with `weights_only=True`, so a foreign file can't run code.
 """
 
+import io
 import json
 import pickle
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from lesionpipe.files import atomic_path
 from lesionpipe.params import Network as NetworkParams
 
 FORMAT = "lesionpipe detector"
-VERSION = 1
+VERSION = 2
 PARTS = {"format": str, "version": int, "params": str, "anchors": str, "weights": dict}
 
 
@@ -58,15 +59,18 @@ def save_model(path: str | Path, network: Network, anchor_set: AnchorSet, params
             for name, value in network.state_dict().items()
         },
     }
-    with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        torch.save(content, handle)  # through a handle: given a path, torch writes the file's name into the bytes
+    # into memory: given a path, torch writes the file's name into the bytes, and a full disk is not an OSError
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
     """Read `model.pt` and rebuild the detector on `device`, in eval mode.
 
     Raises:
-        UserError: the file is missing, damaged, not a lesionpipe model, or of a later version.
+        UserError: the file is missing, damaged, not a lesionpipe model, or of another version.
     """
     content = _read(path)
     try:
@@ -94,7 +98,8 @@ def _read(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a lesionpipe model; give the model.pt of the stage 'train'")
     if content.get("version") != VERSION:
         raise UserError(
-            f"{path}: format version {content.get('version')}, this program reads {VERSION}; use the matching version"
+            f"{path}: format version {content.get('version')}, this program reads {VERSION}; "
+            "train again or use the release of lesionpipe that wrote it"
         )
     for name, kind in PARTS.items():
         if not isinstance(content.get(name), kind):

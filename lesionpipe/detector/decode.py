@@ -37,7 +37,11 @@ class Candidates(NamedTuple):
 
 @torch.no_grad()
 def decode(
-    raw: RawMaps, anchors: Tensor, settings: Detect, image_size: int | tuple[int, int], mask_margin_px: float
+    raw: RawMaps,
+    anchors: Tensor,
+    settings: Detect,
+    image_size: int | tuple[int, int],
+    mask_margin_px: float | Tensor,
 ) -> list[Detections]:
     """Detections of each image of a batch.
 
@@ -46,7 +50,8 @@ def decode(
         anchors: (A, 4) px.
         settings: params.detect; `calibrate` is passed over where the network has no mask branch.
         image_size: side, or (height, width), px; boxes are clipped to the image.
-        mask_margin_px: `detect.mask_margin_px` scaled to the pixels of the stored slice.
+        mask_margin_px: `detect.mask_margin_px` scaled to the pixels of the stored slice: one number for all images, or
+            (B, 2) in x and y.
 
     Returns:
         B Detections, each of at most `settings.per_image`.
@@ -54,7 +59,8 @@ def decode(
     found = _candidates(raw, anchors, settings, image_size)
     if settings.calibrate and raw.mask_logits is not None:
         mask = raw.mask_logits.float().sigmoid() > settings.mask_threshold  # (B, H, W)
-        found = found._replace(scores=calibrate(found.boxes, found.scores, found.image, mask, mask_margin_px))
+        margin = mask_margin_px[found.image] if isinstance(mask_margin_px, Tensor) else mask_margin_px
+        found = found._replace(scores=calibrate(found.boxes, found.scores, found.image, mask, margin))
     return _split(_suppress(found, len(raw.logits), settings), len(raw.logits), settings.per_image)
 
 

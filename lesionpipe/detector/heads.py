@@ -1,13 +1,16 @@
 """The prediction head: a few 3x3 convolutions with ReLU, then one that predicts, shared by all pyramid levels.
 
 One class serves both sub-networks of RetinaNet: one value per anchor for the lesion's logit, four for its box offsets
-(paper, Fig. 1, yellow). Weights start from a normal distribution of std 0.01, RetinaNet's for its 256 channels; with
-fewer channels the same std would shrink the signal more in each layer and slow training down, so it grows with
-sqrt(256 / channels). The logit's bias starts at a prior of 0.01, so that the many background anchors don't swamp the
-first steps (RetinaNet, sec. 4.1).
+(paper, Fig. 1, yellow). Their hidden width is a parameter of its own: P2 has four times the cells of P3, so that heads
+of RetinaNet's 256 channels take a third of the whole network's arithmetic there alone.
+
+Weights start from a normal distribution of std 0.01, RetinaNet's for its 256 channels; with fewer channels the same std
+would shrink the signal more in each layer and slow training down, so it grows with sqrt(256 / channels). The logit's
+bias starts at a prior of 0.01, so that the many background anchors don't swamp the first steps (RetinaNet, sec. 4.1).
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +25,24 @@ class Head(nn.Module):
     """`values` numbers for each of `per_cell` anchors in each cell of each level.
 
     Args:
-        channels: of the pyramid and of the hidden convolutions.
-        depth: number of hidden convolutions.
+        channels: of the pyramid.
+        hidden_channels: of the hidden convolutions.
+        depth: their number.
         per_cell: anchors per cell.
         values: numbers per anchor.
         bias: where the prediction starts.
     """
 
-    def __init__(self, channels: int, depth: int, per_cell: int, values: int, bias: float = 0.0) -> None:
+    def __init__(
+        self, channels: int, hidden_channels: int, depth: int, per_cell: int, values: int, bias: float = 0.0
+    ) -> None:
         super().__init__()
         self.values = values
-        hidden = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth)]
-        prediction = nn.Conv2d(channels, per_cell * values, 3, padding=1)
+        widths = [channels, *[hidden_channels] * depth]
+        hidden = [nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)]
+        prediction = nn.Conv2d(hidden_channels, per_cell * values, 3, padding=1)
         for convolution in (*hidden, prediction):
-            nn.init.normal_(convolution.weight, std=STD * math.sqrt(STD_CHANNELS / channels))
+            nn.init.normal_(convolution.weight, std=STD * math.sqrt(STD_CHANNELS / convolution.in_channels))
             nn.init.zeros_(convolution.bias)
         nn.init.constant_(prediction.bias, bias)
         relus = [nn.ReLU(inplace=True) for _ in hidden]

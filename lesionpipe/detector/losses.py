@@ -40,11 +40,9 @@ def build_targets(
         masks: (B, H, W), all lesions of an image in one mask, or None.
         image_size: side, or (height, width), px.
     """
-    padded = anchors.new_zeros(len(boxes), max(1, *(len(b) for b in boxes)), 4)
-    for image, own in enumerate(boxes):
-        padded[image, : len(own)] = own
-    labels, index = match_batch(anchors, padded, image_size)
-    offsets = encoded_targets(anchors, padded, labels, index)
+    boxes = [own.to(anchors) for own in boxes]
+    labels, index = match_batch(anchors, boxes, image_size)
+    offsets = encoded_targets(anchors, boxes, labels, index)
     return Targets(labels, offsets, None if masks is None else masks.to(anchors.device))
 
 

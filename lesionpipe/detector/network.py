@@ -79,7 +79,7 @@ class Network(nn.Module):
         gates = {name: module for name, module in self.named_modules() if isinstance(module, AttentionMap)}
         handles = [module.register_forward_hook(_keep(maps, self._skip_name(name))) for name, module in gates.items()]
         try:
-            self(images)
+            self.forward(images)  # a compiled network knows no hooks that came after its first call
         finally:
             for handle in handles:
                 handle.remove()
@@ -107,15 +107,15 @@ def build_network(params: NetworkParams, slices: int, per_cell: int) -> Network:
     backbone = build_backbone(params.backbone, params.weights, slices)
     levels = params.level_numbers
     first = min(MASK_LEVEL, levels[0]) if params.mask_branch else levels[0]
-    channels, depth = params.channels, params.head_depth
+    channels, head = params.channels, (params.channels, params.head_channels, params.head_depth, per_cell)
     segmentation = None
     if params.mask_branch:
         segmentation = SegmentationBranch(slices, backbone.channels[0], channels, params.attention)
     return Network(
         backbone,
         Pyramid(backbone.channels, channels, first, levels[-1], params.attention),
-        Head(channels, depth, per_cell, values=1, bias=PRIOR_LOGIT),
-        Head(channels, depth, per_cell, values=4),
+        Head(*head, values=1, bias=PRIOR_LOGIT),
+        Head(*head, values=4),
         segmentation,
         len(levels),
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as rle
 
-from lesionpipe.deeplesion.annotations import BOX, RECIST
+from lesionpipe.deeplesion.lesion_table import BOX, RECIST
 from lesionpipe.progress import progress
 from lesionpipe.weak_labels.store import MaskStore
 

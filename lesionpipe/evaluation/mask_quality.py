@@ -34,13 +34,14 @@ def true_masks(parts: Sequence[str]) -> dict[int, np.ndarray]:
 
 
 def true_agreement(parts: Sequence[str], table: pd.DataFrame, true: dict[int, np.ndarray]) -> pd.DataFrame:
-    """Agreement of every lesion's mask with the true one: lesion, dice, boundary_mm."""
+    """Agreement of masks with the true ones: lesion, dice, boundary_mm; a lesion without a true mask is left out."""
     store, spacing = MaskStore.open(MASKS, parts), table.set_index("lesion")["spacing_mm"]
     rows = []
     for part in parts:
         for row in range(store.rows(part)):
             for lesion, mask in zip(*store.of_slice(part, row), strict=True):
-                rows.append((int(lesion), *measure(mask, true[int(lesion)], spacing[lesion])))
+                if int(lesion) in true:
+                    rows.append((int(lesion), *measure(mask, true[int(lesion)], spacing[lesion])))
     return pd.DataFrame(rows, columns=["lesion", "dice", "boundary_mm"])
 
 
@@ -61,5 +62,5 @@ def _caption(lesion: int, row: pd.Series) -> str:
     """Number, type, size, method and why, and Dice where it's known."""
     size = f"{row['long_diameter_mm']:.0f} mm" if np.isfinite(row["long_diameter_mm"]) else "size unknown"
     reason = f" ({row['reason']})" if row["reason"] else ""
-    overlap = f", Dice {row['dice']:.2f}" if "dice" in row else ""
+    overlap = f", Dice {row['dice']:.2f}" if np.isfinite(row.get("dice", np.nan)) else ""
     return f"{lesion} {row['type']}, {size}: {row['method']}{reason}{overlap}"

@@ -11,7 +11,7 @@ from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 from dvc.scm import SCMError
 
-from lesionpipe.deeplesion.annotations import read_lesions
+from lesionpipe.deeplesion.lesion_table import read_lesions
 from lesionpipe.errors import UserError
 from lesionpipe.evaluation.truth import Detections, Truth, detections_of_split, read_detections, truth_of_split
 from lesionpipe.params import load_params

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from lesionpipe.deeplesion.annotations import TYPES
+from lesionpipe.deeplesion.lesion_table import TYPES
 
 INTERVAL_EDGE_MM = 2.5  # thin and thick slices
 UNKNOWN = "unknown"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lesionpipe.deeplesion.annotations import BOX
+from lesionpipe.deeplesion.lesion_table import BOX
 from lesionpipe.errors import UserError
 
 FARTHEST_PX = 1e9  # no coordinate lies beyond; areas of larger numbers overflow

@@ -22,7 +22,7 @@ from lesionpipe.files import atomic_path
 from lesionpipe.params import Detect
 from lesionpipe.progress import progress
 from lesionpipe.training.batch import Sample, loader, prepare
-from lesionpipe.training.machine import Machine
+from lesionpipe.training.machine import Machine, keep_freed_memory
 
 REDUCTION = 4  # stored px per heatmap px
 COLUMNS = ("split", "file_name", "x1_original_px", "y1_original_px", "x2_original_px", "y2_original_px", "score")
@@ -62,25 +62,27 @@ class Detector:
         model: loaded on `device`.
         settings: params.detect.
         side: of the stored slices, px.
-        scale: stored px per original px, for the mask margin.
         device: cpu or cuda.
     """
 
-    def __init__(self, model: Model, settings: Detect, side: int, scale: float, device: str):
+    def __init__(self, model: Model, settings: Detect, side: int, device: str):
         self.model, self.settings, self.side, self.device = model, settings, side, device
         self.network = for_inference(model.network, settings.precision, device)
         self.dtype = next(self.network.parameters()).dtype
         self.anchors = torch.from_numpy(anchors_for(model.anchors, side, side)).to(device)
-        self.margin = settings.mask_margin_px * scale
         self.spent: list[tuple[int, float]] = []
 
     @torch.inference_mode()
-    def __call__(self, hu: Tensor) -> tuple[list[Detections], Tensor | None]:
-        """Detections of HU (B, slices, S, S) in stored px, and mask probability (B, S/4, S/4) as uint8, if any."""
+    def __call__(self, hu: Tensor, scale: Tensor) -> tuple[list[Detections], Tensor | None]:
+        """Detections of HU (B, slices, S, S) in stored px, and mask probability (B, S/4, S/4) as uint8, if any.
+
+        `scale` (B, 2) are the stored px per original px in x and y, for the mask's margin.
+        """
         start = time.perf_counter()
         images = prepare(hu.to(self.device, non_blocking=True), self.model.preprocess["hu"], channels_last=True)
         raw = self.network(images.to(self.dtype))
-        found = decode(raw, self.anchors, self.settings, self.side, self.margin)
+        margin = (self.settings.mask_margin_px * scale).to(self.device)
+        found = decode(raw, self.anchors, self.settings, self.side, margin)
         found = [Detections(d.boxes.float().cpu(), d.scores.float().cpu()) for d in found]
         self.spent.append((len(hu), time.perf_counter() - start))
         return found, None if raw.mask_logits is None else heatmap(raw.mask_logits).cpu()
@@ -104,11 +106,14 @@ def detect(model: Model, shards: Shards, settings: Detect, machine: Machine) -> 
         UserError: no slices, or slices that the model wasn't trained for.
     """
     side = _checked_side(model, shards, settings)
-    detector = Detector(model, settings, side, float(shards.index["scale_x"].median()), machine.device)
+    if machine.device == "cpu":
+        keep_freed_memory()
+    detector = Detector(model, settings, side, machine.device)
+    scales = torch.tensor(shards.index[["scale_x", "scale_y"]].to_numpy(), dtype=torch.float32)
     tables, maps, start = [], [], 0
     batches = loader(SliceDataset(shards), settings.batch, None, machine)
     for batch in progress(batches, "detect", unit="batch"):
-        found, mask = detector(batch.hu)
+        found, mask = detector(batch.hu, scales[start : start + len(batch.keys)])
         tables += [_table(shards.index.iloc[start + i], one) for i, one in enumerate(found)]
         maps += [] if mask is None else [mask.numpy()]
         start += len(batch.keys)

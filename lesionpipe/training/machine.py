@@ -1,14 +1,19 @@
 """Where training and detection run: device, processes, loader processes."""
 
+import ctypes
 import os
 from dataclasses import dataclass
 
 import torch
 
 from lesionpipe.errors import UserError
+from lesionpipe.parallel import cores
 from lesionpipe.params import Runtime
 
 MOST_WORKERS = 16
+# of glibc's mallopt: how much free memory at the top of the heap is given back, how many blocks lie outside the heap
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+MOST_FREE_BYTES = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,42 @@ def machine_of(runtime: Runtime) -> Machine:
     """What `params.runtime` means here.
 
     Raises:
-        UserError: a GPU is asked for and there is none, or fewer than asked for.
+        UserError: a GPU is asked for and there is none, or fewer than asked for; or a launcher started another number
+            of processes.
     """
+    _check_launcher(runtime)
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = ("cuda" if there else "cpu") if runtime.device == "auto" else runtime.device
     if device == "cuda" and there < runtime.devices:
         raise UserError(f"params.yaml: runtime.devices = {runtime.devices}: this machine has {there} usable GPUs")
-    cores = len(os.sched_getaffinity(0)) // runtime.devices
     # on a CPU the loader takes cores away from the network, which needs them more
-    workers = runtime.workers or (max(cores - 1, 1) if device == "cuda" else 1)
+    workers = runtime.workers or (max(cores() // runtime.devices - 1, 1) if device == "cuda" else 1)
     return Machine(device, runtime.devices, runtime.nodes, min(workers, MOST_WORKERS))
+
+
+def _check_launcher(runtime: Runtime) -> None:
+    """Refuse processes that would each train for themselves: WORLD_SIZE, a launcher's count, must be ours.
+
+    A scheduler may set it to 1 for the one process it starts, which then starts the others; torchrun and Lightning set
+    LOCAL_RANK as well.
+    """
+    started, processes = os.environ.get("WORLD_SIZE", ""), runtime.devices * runtime.nodes
+    if not started.isdecimal() or int(started) == processes or (int(started) == 1 and "LOCAL_RANK" not in os.environ):
+        return
+    raise UserError(
+        f"params.yaml: runtime.devices = {runtime.devices}, runtime.nodes = {runtime.nodes}: that makes {processes} "
+        f"processes, but {started} were started (WORLD_SIZE); set runtime.devices to the processes per node and "
+        "runtime.nodes to the nodes, or run the stage without a launcher and without WORLD_SIZE"
+    )
+
+
+def keep_freed_memory() -> None:
+    """Let the C library reuse the tensors' memory instead of giving it back to the system, where that is glibc.
+
+    Each step on a CPU frees and takes a gigabyte. By default every large block is a new mapping, and filling its pages
+    with zeros takes a fifth of a training step, on virtual machines more.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, MOST_FREE_BYTES)

@@ -4,6 +4,7 @@ Processes that share a batch divide their losses by the positives of the whole b
 those of one process with all of it.
 """
 
+import math
 from typing import NamedTuple
 
 import lightning as L
@@ -91,7 +92,12 @@ class DetectorTraining(L.LightningModule):
         """
         total = self.trainer.strategy.reduce(losses["total"].detach().clone(), reduce_op="mean")
         if not bool(torch.isfinite(total)):
-            told = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items())
+            own = {name: float(value.detach()) for name, value in losses.items()}
+            told = ", ".join(f"{name} {value:.4g}" for name, value in own.items())
+            if self.trainer.world_size > 1:
+                told = f"here: {told}"
+            if all(map(math.isfinite, own.values())):
+                told += "; not finite in another process"
             raise UserError(
                 f"training: the loss is not finite in epoch {len(self.scores) + 1}, step {step + 1} ({told}); lower "
                 f"train.learning_rate (now {self.settings.learning_rate:g}) or train.clip_norm (now "

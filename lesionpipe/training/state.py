@@ -6,8 +6,10 @@ run removes its state.
 """
 
 import hashlib
+import io
 import json
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Iterable
@@ -69,8 +71,10 @@ def file_digest(path: Path) -> str:
 
 def save_state(folder: Path, state: dict) -> None:
     """Write the state; a kill at any moment leaves the one before."""
-    with atomic_path(folder / "state.pt") as temporary, temporary.open("wb") as handle:
-        torch.save(state, handle)
+    content = io.BytesIO()  # onto a full disk torch itself writes with a RuntimeError, not an OSError
+    torch.save(state, content)
+    with atomic_path(folder / "state.pt") as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_state(folder: Path) -> dict | None:
@@ -80,7 +84,7 @@ def load_state(folder: Path) -> dict | None:
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: unreadable ({type(error).__name__}); delete it to start anew") from None
 
 

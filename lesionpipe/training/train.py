@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lesionpipe.anchors.grid import AnchorSet, anchors_for
-from lesionpipe.deeplesion.annotations import read_lesions
+from lesionpipe.deeplesion.lesion_table import read_lesions
 from lesionpipe.deeplesion.shards import Shards
 from lesionpipe.detector.network import Network, build_network
 from lesionpipe.errors import UserError
@@ -17,7 +17,7 @@ from lesionpipe.params import Preprocess, Runtime, Train
 from lesionpipe.training import schedule
 from lesionpipe.training.dataset import LesionDataset
 from lesionpipe.training.fit import fit
-from lesionpipe.training.machine import machine_of
+from lesionpipe.training.machine import keep_freed_memory, machine_of
 from lesionpipe.training.module import DetectorTraining
 from lesionpipe.training.record import History
 from lesionpipe.training.state import clear_state, fingerprint, scratch_folder
@@ -79,11 +79,14 @@ def train_detector(inputs: Inputs, preprocess: Preprocess, network: NetworkParam
     anchor_set = AnchorSet.from_dict(read_json(inputs.anchors))
     _check_levels(anchor_set, network, inputs.anchors)
     training, validation = (open_dataset(inputs, preprocess, network, train, split) for split in ("train", "val"))
+    machine = machine_of(runtime)
+    if machine.device == "cpu":
+        keep_freed_memory()
     torch.manual_seed(train.seed)
     built = build_network(network, preprocess.slices, anchor_set.per_cell)
     anchors = torch.from_numpy(anchors_for(anchor_set, preprocess.size, preprocess.size))
     module = DetectorTraining(built, anchors, train, preprocess.hu)
-    history, writes = fit(module, training, validation, machine_of(runtime), folder, history_path)
+    history, writes = fit(module, training, validation, machine, folder, history_path)
     built.load_state_dict(history.best)
     return Trained(built, anchor_set, history, folder, writes)
 

@@ -90,9 +90,12 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """`data/masks/NN.csv`: lesion, method, reason ("" where the chosen method served), area_px.
 
     Raises:
-        UserError: the file is missing.
+        UserError: the file is missing, or isn't this table.
     """
+    part = Path(path).stem
     try:
-        return pd.read_csv(path, keep_default_na=False, dtype={"method": str, "reason": str})
+        return pd.read_csv(path, keep_default_na=False, dtype={"method": str, "reason": str}, usecols=COLUMNS)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run `dvc repro masks@{Path(path).stem}`") from None
+        raise UserError(f"{path}: no such file; run `dvc repro masks@{part}`") from None
+    except ValueError as error:  # of pandas' parser and of the text's encoding as well
+        raise UserError(f"{path}: {' '.join(str(error).split())}; run `dvc repro -f masks@{part}`") from None

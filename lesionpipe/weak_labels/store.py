@@ -123,7 +123,7 @@ def _read(path: Path, part: str) -> _Part:
             arrays = {name: archive[name] for name in TYPES}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `dvc repro masks@{part}`") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, NotImplementedError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a whole store of masks ({error}); {remedy}") from None
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}; {remedy}") from None

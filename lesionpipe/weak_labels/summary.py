@@ -8,6 +8,7 @@ import pandas as pd
 
 from lesionpipe.weak_labels.quality import around, boundary_distance, dice, stored_mask
 
+SIZE_EDGES_MM = (10, 30)  # long diameter (paper, Fig. 2)
 MEASURES = ("dice", "boundary_mm")
 
 
@@ -52,11 +53,14 @@ def agreement(measured: pd.DataFrame, edges_mm: Sequence[float]) -> dict:
 
 
 def size_groups(diameter_mm: pd.Series, edges_mm: Sequence[float]) -> pd.Series:
-    """The size group of each lesion, in rising order: `< 10 mm`, `10-30 mm`, `>= 30 mm`; none where it's unknown."""
+    """The size group of each lesion, in rising order: `< 10 mm`, `10-30 mm`, `> 30 mm`; none where it's unknown."""
     edges = [f"{edge:g}" for edge in edges_mm]
     middle = [f"{low}-{high} mm" for low, high in itertools.pairwise(edges)]
-    names = [f"< {edges[0]} mm", *middle, f">= {edges[-1]} mm"] if edges else ["all sizes"]
-    return pd.cut(diameter_mm, [-np.inf, *edges_mm, np.inf], right=False, labels=names)
+    if not edges:
+        return pd.cut(diameter_mm, [-np.inf, np.inf], labels=["all sizes"])
+    last = f"> {edges[-1]} mm" if middle else f">= {edges[-1]} mm"
+    below = np.nextafter(edges_mm[0], -np.inf)  # the groups between hold their edges
+    return pd.cut(diameter_mm, [-np.inf, below, *edges_mm[1:], np.inf], labels=[f"< {edges[0]} mm", *middle, last])
 
 
 def _means(rows: pd.DataFrame) -> dict:

@@ -1,0 +1,89 @@
+"""Where a training runs: what the parameters and a launcher say, and the memory that a CPU keeps."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+from toy_set import toy_params
+
+from lesionpipe.errors import UserError
+from lesionpipe.params import Params
+from lesionpipe.training import machine
+from lesionpipe.training.machine import machine_of
+
+FAULTS = """
+import resource, torch
+from lesionpipe.training.machine import keep_freed_memory
+keep_freed_memory()
+faults = []
+for _ in range(3):  # 64 MB, freed at once
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 << 20)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults[-1])
+"""
+
+
+def runtime_of(**changes):
+    return Params.model_validate(toy_params(runtime={"workers": 0, "device": "cpu"} | changes)).runtime
+
+
+def launched(monkeypatch, **variables: str) -> None:
+    """The environment of a process that a launcher started."""
+    for name in ("WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_loader_processes_on_a_cpu_leave_the_cores_to_the_network():
+    assert machine_of(runtime_of()).workers == 1
+
+
+def test_loader_processes_of_a_gpu_share_the_cores_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 12)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert machine_of(runtime_of(device="cuda", devices=2)).workers == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "variables"),
+    [
+        ({"devices": 1}, {}),
+        ({"devices": 2}, {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}),
+        ({"devices": 2, "nodes": 3}, {"WORLD_SIZE": "6", "LOCAL_RANK": "0"}),
+        ({"devices": 2}, {"WORLD_SIZE": "1"}),  # a scheduler's one process, which starts the other
+        ({"devices": 2}, {"WORLD_SIZE": ""}),
+    ],
+)
+def test_as_many_processes_as_a_launcher_started(monkeypatch, asked, variables):
+    launched(monkeypatch, **variables)
+    runtime = runtime_of(**asked)
+    assert machine_of(runtime).processes == runtime.devices * runtime.nodes
+
+
+@pytest.mark.parametrize(
+    ("asked", "variables"),
+    [
+        ({"devices": 1}, {"WORLD_SIZE": "2", "LOCAL_RANK": "0"}),
+        ({"devices": 1}, {"WORLD_SIZE": "4"}),
+        ({"devices": 2, "nodes": 2}, {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}),
+        ({"devices": 2}, {"WORLD_SIZE": "1", "LOCAL_RANK": "0"}),
+    ],
+)
+def test_another_number_of_processes_than_a_launcher_started_is_refused(monkeypatch, asked, variables):
+    launched(monkeypatch, **variables)
+    devices, nodes = asked["devices"], asked.get("nodes", 1)
+    words = rf"runtime\.devices = {devices}, runtime\.nodes = {nodes}: .* {variables['WORLD_SIZE']} were started"
+    with pytest.raises(UserError, match=words):
+        machine_of(runtime_of(**asked))
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt"
+)
+def test_memory_freed_on_a_cpu_is_taken_again_without_new_pages():
+    told = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(told.stdout) < 1000  # of 16384 pages
