@@ -15,6 +15,7 @@ import pytest
 import torch
 from toy_set import ROOT, toy_params, write_toy_set
 
+from lesionpipe.detector import backbone
 from lesionpipe.detector.network import build_network
 from lesionpipe.errors import UserError, run
 from lesionpipe.params import Params, load_params
@@ -123,13 +124,14 @@ def test_gradients_are_clipped_to_their_norm(monkeypatch):
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 def test_a_compiled_training_gives_weights_of_the_plain_network(tmp_path, monkeypatch):
-    trained = train(tmp_path, monkeypatch, train={"epochs": 1, "compile": True})
+    monkeypatch.setattr(backbone, "SMALL_RESIDUALS", (0, 0, 0, 0))  # less for the C++ compiler to do
+    trained = train(tmp_path, monkeypatch, train={"epochs": 1, "compile": True}, network={"mask_branch": False})
     params = load_params(tmp_path / "params.yaml")
     plain = build_network(params.network, params.preprocess.slices, trained.anchors.per_cell)
     plain.load_state_dict(trained.history.best, strict=True)
     images = torch.zeros(1, params.preprocess.slices, 64, 64)
     maps, expected = trained.network.eval().attention_maps(images), plain.eval().attention_maps(images)
-    assert list(maps) == ["C1", "C2", "C3", "C4"]
+    assert list(maps) == ["C2", "C3", "C4"]
     for name, value in expected.items():
         torch.testing.assert_close(maps[name], value, rtol=1e-3, atol=1e-5)  # another memory format rounds otherwise
 
