@@ -235,7 +235,7 @@ def main(
     batch: int = 4,
     channels: int = 256,
     head_depth: int = 4,
-    head_channels: int = 128,
+    head_channels: int = 96,
     device: str = "cpu",
     precision: str = "bf16",
     iterations: int = 5,

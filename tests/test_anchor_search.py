@@ -173,7 +173,7 @@ def call(*words):
 
 
 def test_the_command_prints_json_for_a_coco_file(coco):
-    result = call("--boxes", coco(), "--levels", "3-4", "--scales", "2", "--ratio-pairs", "1", "--json")
+    result = call("--boxes", coco(), "--levels", "P3-P4", "--scales", "2", "--ratio-pairs", "1", "--json")
     told = json.loads(result.stdout)
     wanted = "scales ratios sizes strides mean_iou_grid mean_iou_concentric below_0.5_grid evaluations seconds"
     assert set(wanted.split()) <= set(told)

@@ -62,6 +62,17 @@ def test_every_switch_works_alone_at_any_size(levels, mask_branch, attention, he
     check_maps(raw, switches, retinanet_set(PARAMS.model_copy(update=switches).level_numbers), height, width)
 
 
+def test_the_docs_tell_the_parameters_of_the_papers_rows(root):
+    preset = load_params(root / "presets" / "deeplesion.yaml").network
+    lines = (root / "docs" / "detector.md").read_text().splitlines()
+    rows = zip(("original", "original", "dense", "attention"), (9, 15, 15, 15), strict=True)
+    labels = ("original RetinaNet", "+ anchor optimisation", "+ dense supervision", "+ attention gate")
+    for label, (row, per_cell) in zip(labels, rows, strict=True):
+        network = build_network(preset.model_copy(update={**ROWS[row], "weights": None}), 3, per_cell)
+        count = f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M"
+        assert any(line.startswith(f"| {label} | {count} |") for line in lines), f"{label}: {count}"
+
+
 @pytest.mark.parametrize("slices", [1, 3, 9])
 def test_any_number_of_slices(slices):
     network = network_with(slices=slices, backbone="vgg16_bn", mask_branch=True, attention=True)

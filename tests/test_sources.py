@@ -285,6 +285,17 @@ def test_what_is_no_part_is_not_dropped(monkeypatch, part):
         drop(["01", part])
 
 
+def test_data_that_lies_elsewhere_is_neither_dropped_nor_fetched(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data/raw/01").mkdir(parents=True)
+    Path("data/raw/01/source.json").write_text("{}")
+    with pytest.raises(UserError, match="part 01: data/raw/01 only points to data that lies elsewhere"):
+        drop(["01"])
+    write_params(root, source="phantom")
+    with pytest.raises(UserError, match="source = phantom: there is nothing to fetch"):
+        fetch(["01"])
+
+
 def test_a_changed_folder_is_noticed_and_an_unchanged_one_reruns_nothing_else(root, repository):
     """With the preset as it is, but for the place and the number of parts."""
     dvc("repro", "lesions")

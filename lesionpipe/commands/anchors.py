@@ -111,10 +111,10 @@ def as_text(result: dict, default: dict[str, float]) -> str:
 
 
 def _levels(text: str) -> tuple[int, ...]:
-    found = re.fullmatch("([0-9]{1,2})-([0-9]{1,2})", text)
+    found = re.fullmatch("P?([0-9]{1,2})-P?([0-9]{1,2})", text)
     first, last = map(int, found.groups()) if found else (1, 0)
     if not first <= last <= 12:
-        raise UserError(f"--levels {text}: must be first-last between 0 and 12, such as 2-6")
+        raise UserError(f"--levels {text}: must be first-last between 0 and 12, such as 2-6 or P2-P6")
     return tuple(range(first, last + 1))
 
 

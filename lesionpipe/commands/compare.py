@@ -45,7 +45,7 @@ def as_text(result: Comparison, a: str, b: str, split: str) -> str:
     """A table for people, in percent."""
     lines = [
         f"A = {a}, B = {b}: {result.lesions} lesions on {result.images} slices of {result.patients} patients ({split})",
-        "FPs/image       A       B   B − A  95 % interval         p",
+        "FPs/image     A, %    B, %   B − A  95 % interval         p",
     ]
     for rate, *values, p in zip(result.rates, result.a, result.b, result.difference, result.low, result.high, result.p,
                                 strict=True):  # fmt: skip
