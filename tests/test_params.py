@@ -22,7 +22,7 @@ def test_committed_parameters_are_valid_and_equal_the_phantom_preset(root):
     assert load_params(root / "params.yaml") == load_params(root / "presets" / "phantom.yaml")
 
 
-@pytest.mark.parametrize("preset", ["phantom", "deeplesion", "deeplesion-folder"])
+@pytest.mark.parametrize("preset", ["phantom", "phantom-large", "deeplesion", "deeplesion-folder"])
 def test_every_preset_is_valid(root, preset):
     assert load_params(root / "presets" / f"{preset}.yaml").dataset.parts
 
