@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -7,6 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that; stages under test must hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
