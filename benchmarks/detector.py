@@ -249,9 +249,8 @@ def main(
     torch.set_num_threads(threads)
     keep_freed_memory()  # for all contestants
     params = load_params(ROOT / "params.yaml")
-    chosen = {"backbone": backbone, "weights": None, "channels": channels, "head_depth": head_depth}
-    chosen["head_channels"] = head_channels
-    network = params.network.model_copy(update=chosen)
+    heads = {"head_depth": head_depth, "head_channels": head_channels}
+    network = params.network.model_copy(update={"backbone": backbone, "weights": None, "channels": channels, **heads})
     setting = Setting(size, batch, device, precision, iterations, compiled, params.detect)
     peak = matmul_peak(setting, peak_side)
     print(f"{backbone}, {size} px, batch {batch}, {device}, {precision}; matrix product {peak / 1e12:.2f} TFLOP/s")

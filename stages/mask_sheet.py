@@ -17,9 +17,9 @@ def main() -> None:
     table, true = mask_table(parts, read_lesions()), true_masks(parts)
     summary = counts(table)
     if true:
-        compared = true_agreement(parts, table, true)
-        summary["true_masks"] = agreement(table.merge(compared, on="lesion"), SIZE_EDGES_MM)
-        table = table.merge(compared, how="left", on="lesion")
+        table = table.merge(true_agreement(parts, table, true), how="left", on="lesion")
+        compared = table.dropna(subset="dice")
+        summary["true_masks"] = agreement(compared, SIZE_EDGES_MM)
         if len(compared) < len(table):  # annotations of one's own may hold lesions that the phantom didn't draw
             summary["true_masks"]["without_true_mask"] = len(table) - len(compared)
     write_json("metrics/masks.json", summary)
