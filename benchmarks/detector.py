@@ -1,7 +1,8 @@
 """How fast the detector is: beside torchvision's RetinaNet, row by row of the paper, and against the machine's peak.
 
 Ours and torchvision's share the backbone module, levels, channels, anchors per cell, input, precision, candidates and
-NMS threshold, and are timed in turn. Times are the shortest of all rounds, since other load on a machine only adds.
+NMS threshold, and are timed in turn; with --compiled also the compiled networks of both, and the rows compiled. Times
+are the shortest of all rounds, since other load on a machine only adds. Ratios are to torchvision's (and its compiled).
 Fresh weights score every anchor above the floor, so post-processing sees its worst case in both.
 
     python benchmarks/detector.py --backbone vgg19 --size 256
@@ -70,10 +71,10 @@ def our_network(params: NetworkParams, anchors: AnchorSet, setting: Setting) -> 
     return setting.place(build_network(params, 3, anchors.per_cell))
 
 
-def our_step(network: Network, anchors: AnchorSet, setting: Setting) -> Callable[[], None]:
+def our_step(network: Network, anchors: AnchorSet, setting: Setting, compiled: bool) -> Callable[[], None]:
     """One training step: forward, matching, losses, backward, Adam."""
     network.train()
-    if setting.compiled:
+    if compiled:
         network.compile()
     images = setting.images(setting.batch)
     places = torch.from_numpy(anchors_for(anchors, setting.size, setting.size)).to(setting.device)
@@ -112,10 +113,10 @@ def torchvision_step(network: RetinaNet, setting: Setting) -> Callable[[], None]
     return step
 
 
-def our_detection(network: Network, anchors: AnchorSet, setting: Setting) -> Callable[[], None]:
+def our_detection(network: Network, anchors: AnchorSet, setting: Setting, compiled: bool) -> Callable[[], None]:
     """Detection in one image, post-processing included."""
     network = for_inference(network, setting.precision, setting.device)
-    if setting.compiled:
+    if compiled:
         network.compile()
     image = setting.images(1)
     places = torch.from_numpy(anchors_for(anchors, setting.size, setting.size)).to(setting.device)
@@ -186,21 +187,24 @@ def compare(params: NetworkParams, setting: Setting) -> None:
     for levels in ("P3-P7", "P2-P6"):
         own = params.model_copy(update={"levels": levels, "mask_branch": False, "attention": False})
         anchors = paper_set(own.level_numbers).scaled(setting.size / 512)
-        theirs = setting.place(torchvision_network(own, anchors, setting.detect, setting.size))
-        ours = {}
-        for width in dict.fromkeys((own.head_channels, own.channels)):  # as set, and as wide as the peer's
-            chosen = own.model_copy(update={"head_channels": width})
-            ours[f"ours, heads of {width}"] = our_network(chosen, anchors, setting)
-        steps = {PEER: torchvision_step(theirs, setting)}
-        steps |= {name: our_step(network, anchors, setting) for name, network in ours.items()}
+        peers, ours = {}, {}
+        for compiled in (False, True)[: 1 + setting.compiled]:
+            kind = ", compiled" if compiled else ""
+            peers[PEER + kind] = torchvision_network(own, anchors, setting.detect, setting.size, compiled)
+            for width in dict.fromkeys((own.head_channels, own.channels)):  # as set, and as wide as the peer's
+                chosen = own.model_copy(update={"head_channels": width})
+                ours[f"ours, heads of {width}{kind}"] = our_network(chosen, anchors, setting), compiled
+        peers = {name: setting.place(network) for name, network in peers.items()}
+        steps = {name: torchvision_step(network, setting) for name, network in peers.items()}
+        steps |= {name: our_step(network, anchors, setting, compiled) for name, (network, compiled) in ours.items()}
         training = times(steps, setting)
-        detections = {PEER: torchvision_detection(theirs, setting)}
-        detections |= {name: our_detection(network, anchors, setting) for name, network in ours.items()}
+        detections = {name: torchvision_detection(network, setting) for name, network in peers.items()}
+        detections |= {name: our_detection(network, anchors, setting, way) for name, (network, way) in ours.items()}
         use = times(detections, setting)
         for label, result, images in (("training step", training, setting.batch), ("detection", use, 1)):
             for name, seconds in result.items():
-                spent, ratio = 1000 * seconds / images, seconds / result[PEER]
-                print(f"{levels}  {label:14} {name:20} {spent:9.2f} ms/image   ratio {ratio:.2f}", flush=True)
+                spent, ratios = 1000 * seconds / images, " ".join(f"{seconds / result[peer]:.2f}" for peer in peers)
+                print(f"{levels}  {label:14} {name:28} {spent:9.2f} ms/image   ratio {ratios}", flush=True)
 
 
 def rows(params: NetworkParams, setting: Setting, peak: float, training: bool) -> None:
@@ -213,10 +217,11 @@ def rows(params: NetworkParams, setting: Setting, peak: float, training: bool) -
         network = our_network(own, anchors, setting)
         networks[name] = sum(p.numel() for p in network.parameters()) / 1e6
         counts[name] = flops(network, setting)
-        detections[name] = our_detection(network, anchors, setting)
+        detections[name] = our_detection(network, anchors, setting, setting.compiled)
         steps[name] = (network, anchors)
     use = times(detections, setting)
-    step_times = times({n: our_step(*pair, setting) for n, pair in steps.items()}, setting) if training else {}
+    jobs = {name: our_step(*pair, setting, setting.compiled) for name, pair in steps.items()} if training else {}
+    step_times = times(jobs, setting)
     first = next(iter(ROWS))
     print("row                     parameters  GFLOP  detection   ratio (paper)  of peak   training   ratio  of peak")
     for name, (*_, paper) in ROWS.items():
@@ -247,7 +252,7 @@ def main(
 ) -> None:
     """Print all measurements for one setting."""
     torch.set_num_threads(threads)
-    keep_freed_memory()  # for all contestants
+    keep_freed_memory(device)  # for all contestants
     params = load_params(ROOT / "params.yaml")
     heads = {"head_depth": head_depth, "head_channels": head_channels}
     network = params.network.model_copy(update={"backbone": backbone, "weights": None, "channels": channels, **heads})

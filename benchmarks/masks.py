@@ -22,10 +22,11 @@ from lesionpipe.deeplesion.lesion_table import read_lesions
 from lesionpipe.deeplesion.phantom import read_true_masks
 from lesionpipe.deeplesion.shards import Shards
 from lesionpipe.deeplesion.stack import to_stored
+from lesionpipe.groups import by_size
 from lesionpipe.params import Masks, load_params
 from lesionpipe.weak_labels.batch import SliceTask, slice_hu, slice_tasks
 from lesionpipe.weak_labels.methods import LesionMask, make_mask
-from lesionpipe.weak_labels.summary import measure, size_groups
+from lesionpipe.weak_labels.summary import measure
 
 ROOT = Path(__file__).parents[1]
 PART = "01"
@@ -104,7 +105,8 @@ def timed(tasks: list[SliceTask], settings: Masks) -> list[tuple[int, LesionMask
 
 def report(size: int, table: pd.DataFrame) -> None:
     """Markdown tables of one stored size."""
-    table = table.assign(size=size_groups(table["long_diameter_mm"], (10, 30)).astype(str))
+    sizes = by_size(table["long_diameter_mm"])
+    table = table.assign(size=np.select(list(sizes.values()), list(sizes), "unknown"))
     table["stand_in"] = table["method"] != table["variant"].str.split(",").str[0]
     overall = table.groupby("variant", sort=False).agg(
         lesions=("dice", "size"),

@@ -45,10 +45,15 @@ class CoarseLevels(ExtraFPNBlock):
         return results + levels, names + [f"extra{i}" for i in range(len(levels))]
 
 
-def torchvision_network(params: Network, anchors: AnchorSet, detect: Detect, size: int) -> RetinaNet:
-    """Torchvision's RetinaNet of the same make; its resizing, which ours leaves to the data stages, is switched off."""
+def torchvision_network(
+    params: Network, anchors: AnchorSet, detect: Detect, size: int, compiled: bool = False
+) -> RetinaNet:
+    """Torchvision's RetinaNet of the same make; its resizing, which ours leaves to the data stages, is switched off.
+
+    `compiled`: backbone, pyramid and heads; the rest has shapes that depend on the data.
+    """
     sizes = tuple(tuple(size * scale for scale in anchors.scales) for size in anchors.sizes)
-    return RetinaNet(
+    network = RetinaNet(
         TorchvisionBackbone(params),
         num_classes=1,
         anchor_generator=AnchorGenerator(sizes, (anchors.ratios,) * len(sizes)),
@@ -60,3 +65,7 @@ def torchvision_network(params: Network, anchors: AnchorSet, detect: Detect, siz
         max_size=size,
         _skip_resize=True,
     )
+    if compiled:
+        network.backbone.compile()
+        network.head.compile()
+    return network

@@ -190,6 +190,7 @@ class Detect(Section):
     calibrate: bool
     mask_threshold: Share
     mask_margin_px: float = Field(ge=0)
+    compile: bool
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

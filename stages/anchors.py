@@ -5,12 +5,13 @@ import pandas as pd
 from lesionpipe.anchors.grid import paper_set, retinanet_set
 from lesionpipe.anchors.overlap import BestOverlap
 from lesionpipe.anchors.plots import draw_shapes
-from lesionpipe.anchors.report import Lesions, by_count, compare, size_groups
+from lesionpipe.anchors.report import Lesions, by_count, compare
 from lesionpipe.anchors.search import effort_of, search, space_of
 from lesionpipe.deeplesion.lesion_table import BOX, read_lesions
 from lesionpipe.deeplesion.stack import to_stored
 from lesionpipe.errors import UserError, run
 from lesionpipe.files import write_csv, write_json
+from lesionpipe.groups import by_size
 from lesionpipe.params import load_params
 
 LESIONS = "data/lesions.csv"
@@ -50,7 +51,7 @@ def on_stored_slice(table: pd.DataFrame, side: int) -> Lesions:
     """Lesions of data/lesions.csv in px of the stored slice; where an image's size isn't known it is the usual 512."""
     sizes = table[["width_original_px", "height_original_px"]].fillna(512).to_numpy(float).T
     boxes = to_stored(table[BOX], *(side / sizes))
-    return Lesions(boxes, (side, side), size_groups(table["long_diameter_mm"].to_numpy(float)))
+    return Lesions(boxes, (side, side), by_size(table["long_diameter_mm"]))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from lesionpipe.evaluation.mask_quality import examples, mask_table, true_agreem
 from lesionpipe.files import atomic_path, write_json
 from lesionpipe.params import load_params
 from lesionpipe.weak_labels.sheet import choose, contact_sheet, save_sheet
-from lesionpipe.weak_labels.summary import SIZE_EDGES_MM, agreement, counts
+from lesionpipe.weak_labels.summary import agreement, counts
 
 SHOWN = 24
 
@@ -19,7 +19,7 @@ def main() -> None:
     if true:
         table = table.merge(true_agreement(parts, table, true), how="left", on="lesion")
         compared = table.dropna(subset="dice")
-        summary["true_masks"] = agreement(compared, SIZE_EDGES_MM)
+        summary["true_masks"] = agreement(compared)
         if len(compared) < len(table):  # annotations of one's own may hold lesions that the phantom didn't draw
             summary["true_masks"]["without_true_mask"] = len(table) - len(compared)
     write_json("metrics/masks.json", summary)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lesionpipe.anchors.grid import AnchorSet, paper_set, retinanet_set
 from lesionpipe.anchors.overlap import BestOverlap
 from lesionpipe.anchors.plots import draw_shapes
-from lesionpipe.anchors.report import Lesions, by_count, compare, size_groups
+from lesionpipe.anchors.report import Lesions, by_count, compare
 from lesionpipe.anchors.search import Effort, Space, search, space_of
 from lesionpipe.commands.anchors import anchors, measured
 from lesionpipe.commands.box_file import read_boxes
@@ -61,15 +61,6 @@ def test_history_counts_evaluations_and_never_gets_worse():
     assert found.history[-1]["evaluations"] == found.evaluations == (len(losses) + 1) * 6 * 3  # 6 x 3 variables
     best = BestOverlap(random_boxes(), (8, 16)).of(found.anchors)
     assert 1 - best.mean(dtype=float) == pytest.approx(found.loss, abs=1e-6)
-
-
-def test_size_groups_are_the_papers_and_unknown_diameters_are_in_none():
-    groups = size_groups(np.array([9.9, 10, 30, 30.1, np.nan]))
-    assert {name: mask.tolist() for name, mask in groups.items()} == {
-        "< 10 mm": [True, False, False, False, False],
-        "10-30 mm": [False, True, True, False, False],
-        "> 30 mm": [False, False, False, True, False],
-    }
 
 
 def test_compare_tells_shares_by_hand_and_leaves_out_empty_groups_and_splits():

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "lesionpipe"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 FLOORS = {
-    "ground": {"errors", "files", "progress", "boxes", "params", "parallel", "__init__"},
+    "ground": {"errors", "files", "progress", "boxes", "params", "parallel", "groups", "__init__"},
     "words": {"deeplesion", "weak_labels", "anchors"},
     "ideas": {"detector"},
     "running": {"training", "evaluation"},

@@ -30,10 +30,10 @@ def test_c1_to_c5_have_strides_2_to_32_rounded_up_for_odd_sides(name):
 
 
 @pytest.mark.parametrize(("name", "per_stage"), [("vgg16", [2, 2, 3, 3, 3]), ("vgg19_bn", [2, 2, 4, 4, 4])])
-def test_each_vgg_stage_ends_with_its_pooling(name, per_stage):
+def test_each_vgg_stage_ends_with_its_pooling_and_then_its_last_relu(name, per_stage):
     for stage, count in zip(build_backbone(name, None, 3).stages, per_stage, strict=True):
         assert sum(isinstance(layer, nn.Conv2d) for layer in stage) == count
-        assert isinstance(stage[-1], nn.MaxPool2d)
+        assert [type(layer) for layer in stage][-2:] == [nn.MaxPool2d, nn.ReLU]
 
 
 def test_each_small_stage_ends_with_its_residual_convolutions():
@@ -50,8 +50,12 @@ def test_vgg_with_weights_of_a_file_gives_torchvisions_features(tmp_path):
     torch.save(theirs.state_dict() | {"classifier.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg.pth")
     ours = build_backbone("vgg16_bn", str(tmp_path / "vgg.pth"), 3).eval()
     images = torch.randn(1, 3, 64, 64)
+    c1_to_c5, x = [], images
     with torch.no_grad():
-        torch.testing.assert_close(ours(images)[-1], theirs["features"](images))
+        for layer in theirs["features"]:
+            x = layer(x)
+            c1_to_c5 += [x] if isinstance(layer, nn.MaxPool2d) else []
+        assert all(map(torch.equal, ours(images), c1_to_c5))
 
 
 def test_resnet_with_weights_of_a_file_gives_torchvisions_features(tmp_path):

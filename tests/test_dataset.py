@@ -77,7 +77,7 @@ def test_slices_without_lesions_and_with_two(tmp_path):
     assert [len(data[i].boxes) for i in (3, 4, 5)] == [1, 0, 2]
     assert data[0, 4].boxes.shape == (0, 4)
     batch = collate([data[i] for i in (3, 4, 5)])
-    assert batch.counts.tolist() == [1, 0, 2] and batch.boxes.shape == (3, 4) and batch.masks is None
+    assert batch.counts == [1, 0, 2] and batch.boxes.shape == (3, 4) and batch.masks is None
     assert batch.hu.shape == (3, 3, SIDE, SIDE) and batch.hu.dtype == torch.int16
 
 

@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_set import ANCHORS, SIDE, write_toy_set
+from toy_set import ANCHORS, SIDE, needs_compiler, write_toy_set
 
 from lesionpipe.anchors.grid import AnchorSet
 from lesionpipe.deeplesion.shards import Shards
+from lesionpipe.detector import backbone
 from lesionpipe.detector.checkpoint import load_model, save_model
-from lesionpipe.detector.network import build_network
+from lesionpipe.detector.network import Network, build_network
 from lesionpipe.errors import UserError
 from lesionpipe.training.detection import COLUMNS, detect, heatmap, write_heatmaps
 from lesionpipe.training.machine import Machine
@@ -66,6 +67,22 @@ def test_a_network_without_mask_branch_leaves_no_heatmaps(tmp_path):
     found = detect(model, shards, params.detect, CPU)
     assert len(found.names) == 0 and found.heatmaps.shape == (0, SIDE // 4, SIDE // 4)
     assert found.summary()["images"] == 8 and found.summary()["detections"] == len(found.detections) > 0
+
+
+@needs_compiler
+def test_a_compiled_detector_finds_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(backbone, "SMALL_RESIDUALS", (0, 0, 0, 0))  # less for the C++ compiler to do
+    model, params, shards = toy_model(tmp_path)
+    asked, compile_it = [], Network.compile
+    monkeypatch.setattr(Network, "compile", lambda network: (asked.append(network), compile_it(network)))
+    settings = params.detect.model_copy(update={"precision": "32", "batch": 4})
+    plain = detect(model, shards, settings, CPU)
+    assert not asked
+    compiled = detect(model, shards, settings.model_copy(update={"compile": True}), CPU)
+    assert len(asked) == 1
+    columns = ["split", "file_name", "score"]
+    pd.testing.assert_frame_equal(compiled.detections[columns], plain.detections[columns], rtol=1e-4)
+    np.testing.assert_allclose(compiled.heatmaps.astype(int), plain.heatmaps.astype(int), atol=1)
 
 
 def test_nothing_above_the_score_floor_is_an_empty_table(tmp_path):

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from toy_set import ROOT, toy_params, write_toy_set
+from toy_set import ROOT, needs_compiler, toy_params, write_toy_set
 
 from lesionpipe.detector import backbone
 from lesionpipe.detector.network import build_network
@@ -122,7 +121,7 @@ def test_gradients_are_clipped_to_their_norm(monkeypatch):
         assert float(module.network.weight.grad.norm()) == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+@needs_compiler
 def test_a_compiled_training_gives_weights_of_the_plain_network(tmp_path, monkeypatch):
     monkeypatch.setattr(backbone, "SMALL_RESIDUALS", (0, 0, 0, 0))  # less for the C++ compiler to do
     trained = train(tmp_path, monkeypatch, train={"epochs": 1, "compile": True}, network={"mask_branch": False})

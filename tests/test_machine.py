@@ -5,17 +5,18 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from toy_set import toy_params
 
 from lesionpipe.errors import UserError
 from lesionpipe.params import Params
 from lesionpipe.training import machine
-from lesionpipe.training.machine import machine_of
+from lesionpipe.training.machine import compile_network, machine_of
 
 FAULTS = """
 import resource, torch
 from lesionpipe.training.machine import keep_freed_memory
-keep_freed_memory()
+keep_freed_memory("cpu")
 def faults(times):  # of 64 MB, freed at once
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):
@@ -88,3 +89,11 @@ def test_another_number_of_processes_than_a_launcher_started_is_refused(monkeypa
 def test_memory_freed_on_a_cpu_is_taken_again_without_new_pages():
     told = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     assert int(told.stdout) < 2 * 16384  # pages of twenty times 64 MB, of which at most one may lie elsewhere
+
+
+def test_compiling_for_a_cpu_without_a_compiler_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setenv("CXX", "nowhere++")
+    network = torch.nn.ReLU()
+    with pytest.raises(UserError, match=r"detect\.compile = true: no C\+\+ compiler 'nowhere\+\+'"):
+        compile_network(network, "cpu", "detect.compile")
+    compile_network(network, "cuda", "detect.compile")  # whose compiler is another matter

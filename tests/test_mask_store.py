@@ -120,13 +120,10 @@ def test_a_measure_has_the_spacing_of_the_stored_slice() -> None:
     assert np.isnan(summary.measure(mask, true, float("nan"))[1])
 
 
-def test_the_summary_groups_by_size_with_open_upper_edges() -> None:
-    groups = summary.size_groups(pd.Series([9.99, 10, 30, 30.01, np.nan]), (10, 30))
-    assert groups.tolist()[:4] == ["< 10 mm", "10-30 mm", "10-30 mm", "> 30 mm"]
-    assert groups.isna().tolist() == [False, False, False, False, True]
+def test_the_summary_tells_means_of_each_group_that_has_lesions() -> None:
     table = pd.DataFrame({"method": ["grabcut", "ellipse"], "type": "liver", "long_diameter_mm": [5.0, 12.0]})
     table = table.assign(dice=[0.9, 0.7], boundary_mm=[0.5, np.nan], reason=["", "constant image"])
-    found = summary.agreement(table, (10, 30))
+    found = summary.agreement(table)
     assert found["all"] == {"lesions": 2, "dice": 0.8, "boundary_mm": 0.5, "dice_p10": 0.72}
     assert list(found["by_size"]) == ["< 10 mm", "10-30 mm"]
     assert found["by_method"]["ellipse"]["boundary_mm"] is None

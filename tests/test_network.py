@@ -92,9 +92,10 @@ def test_training_and_use_give_the_same_kind_of_answer():
     assert type(network.train()(images)) is type(network.eval()(images))
 
 
-def test_fresh_networks_expect_lesions_with_the_prior_of_one_hundredth():
+@pytest.mark.parametrize("backbone", ["vgg16_bn", "resnet50"])
+def test_fresh_networks_expect_lesions_with_the_prior_of_one_hundredth(backbone):
     with torch.no_grad():
-        raw = network_with(mask_branch=True, backbone="vgg16_bn")(torch.randn(1, 3, 64, 64))
+        raw = network_with(mask_branch=True, backbone=backbone)(torch.randn(1, 3, 64, 64))
     assert raw.logits.sigmoid().mean().item() == pytest.approx(0.01, rel=0.1)
     assert raw.mask_logits.sigmoid().mean().item() == pytest.approx(0.01, rel=0.1)
     assert raw.offsets.abs().mean().item() < 0.1

@@ -14,7 +14,6 @@ from lesionpipe.parallel import parallel_map
 
 COUNT_SCALES = (1, 2, 3, 4, 5)
 COUNT_PAIRS = (0, 1, 2)
-SIZE_EDGES_MM = (10, 30)  # long diameter (paper, Fig. 2)
 DIGITS = 6
 
 
@@ -26,14 +25,6 @@ class Lesions:
     boxes: np.ndarray
     image_sizes: tuple[float, float] | np.ndarray
     groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-
-def size_groups(long_diameter_mm: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks (n,) bool of the paper's three size groups; a lesion without a diameter (NaN) is in none."""
-    small, large = SIZE_EDGES_MM
-    between = (long_diameter_mm >= small) & (long_diameter_mm <= large)
-    return {f"< {small} mm": long_diameter_mm < small, f"{small}-{large} mm": between,
-            f"> {large} mm": long_diameter_mm > large}  # fmt: skip
 
 
 def compare(sets: dict[str, AnchorSet], splits: dict[str, Lesions]) -> dict:

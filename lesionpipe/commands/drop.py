@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from lesionpipe.deeplesion.archives import POINTER, RAW
 from lesionpipe.deeplesion.sources import drop as drop_part
 from lesionpipe.errors import UserError
 
@@ -15,7 +14,5 @@ def drop(parts: Annotated[list[str], typer.Argument(help="Preprocessed parts, as
     for part in parts:
         if not re.fullmatch("[0-9]{2}", part):
             raise UserError(f'part "{part}": there is no such part; a part is two digits, such as 01')
-        if (RAW / part / POINTER).exists():
-            raise UserError(f"part {part}: {RAW / part} only points to data that lies elsewhere; nothing to drop")
     for part in parts:
         print(f"part {part}: {drop_part(part) / 1e9:.3f} GB freed")

@@ -64,16 +64,16 @@ def fetch_first(archives: Sequence[Archive], patience: Patience) -> Path:
 
 def _run(archives: Sequence[Archive], wanted: Sequence[Archive], patience: Patience, label: str) -> dict:
     """Errors by archive, once all wanted ones are there or have failed."""
-    todo: queue.SimpleQueue = queue.SimpleQueue()
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
     done: queue.SimpleQueue = queue.SimpleQueue()
     stop, failures, missing = threading.Event(), {}, set(wanted)
     for archive in archives:
-        todo.put(archive)
+        waiting.put(archive)
     bar = progress(None, label, total=sum(a.bytes for a in wanted), unit="B", unit_scale=True)
     counted = _Counter(bar)
     # daemons: Ctrl-C must not wait for a silent server
     threads = [
-        threading.Thread(target=_work, args=(todo, done, patience, counted, missing.copy(), stop), daemon=True)
+        threading.Thread(target=_work, args=(waiting, done, patience, counted, missing.copy(), stop), daemon=True)
         for _ in range(min(patience.downloads, len(archives)))
     ]
     for thread in threads:
@@ -94,11 +94,11 @@ def _run(archives: Sequence[Archive], wanted: Sequence[Archive], patience: Patie
     return failures
 
 
-def _work(todo, done, patience: Patience, counted: "_Counter", shown: set[Archive], stop: threading.Event) -> None:
+def _work(waiting, done, patience: Patience, counted: "_Counter", shown: set[Archive], stop: threading.Event) -> None:
     """Fetch one archive after another until none is left."""
     while not stop.is_set():
         try:
-            archive = todo.get_nowait()
+            archive = waiting.get_nowait()
         except queue.Empty:
             return
         on_bytes = counted if archive in shown else _silent

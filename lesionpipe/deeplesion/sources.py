@@ -168,8 +168,10 @@ def drop(part: str, lock: str | Path = "dvc.lock") -> int:
     Its other outputs stay, and `dvc repro --allow-missing` takes its stages for done.
 
     Raises:
-        UserError: the part isn't preprocessed yet.
+        UserError: the part isn't preprocessed yet, or is read where it lies.
     """
+    if (RAW / part / POINTER).exists():
+        raise UserError(f"part {part}: {RAW / part} only points to data that lies elsewhere; nothing to drop")
     outs = _outs(Path(lock), f"download@{part}")
     missing = [out for out in _outs(Path(lock), f"preprocess@{part}") or ["data/slices"] if not Path(out).exists()]
     if not outs or missing:

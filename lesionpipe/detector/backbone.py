@@ -5,7 +5,6 @@ from torchvision (`imagenet`), from a state-dict file, or from chance. A number 
 the first convolution, see `adapt_slices`. Sides need not be multiples of 32: level n measures ceil(side / 2**n).
 """
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.error import URLError
@@ -13,7 +12,9 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.resnet import Bottleneck
 
+from lesionpipe.detector.tensor_file import Unreadable, load_tensors
 from lesionpipe.errors import UserError
 
 SMALL_CHANNELS = (16, 32, 64, 128, 128)  # of C1 … C5
@@ -89,6 +90,9 @@ def _torchvision_body(name: str) -> nn.Module:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
+    for module in model.modules():
+        if isinstance(module, Bottleneck):  # starts as its direct way; sixteen sums in a row would swell the signal
+            nn.init.zeros_(module.bn3.weight)
     return model
 
 
@@ -99,17 +103,21 @@ def _set_first_convolution(body: nn.Module, slices: int) -> None:
 
 
 def _vgg_stages(body: nn.Module) -> Backbone:
-    """Cut VGG after each pooling layer; rounding sizes up keeps the last row and column of odd sides."""
+    """Cut VGG after each pooling layer; rounding sizes up keeps the last row and column of odd sides.
+
+    The ReLU before a pooling layer goes behind it, where it has a quarter of the values: both rise, so they commute.
+    """
     stages, layers, channels, width = [], [], [], RGB
     for layer in body["features"]:
-        layers.append(layer)
         if isinstance(layer, nn.Conv2d):
             width = layer.out_channels
-        if isinstance(layer, nn.MaxPool2d):
-            layer.ceil_mode = True
-            stages.append(nn.Sequential(*layers))
-            channels.append(width)
-            layers = []
+        if not isinstance(layer, nn.MaxPool2d):
+            layers.append(layer)
+            continue
+        layer.ceil_mode = True
+        stages.append(nn.Sequential(*layers[:-1], layer, layers[-1]))
+        channels.append(width)
+        layers = []
     return Backbone(stages, tuple(channels))
 
 
@@ -156,11 +164,10 @@ def _read_weights(name: str, weights: str) -> Mapping[str, Tensor]:
     if weights == "imagenet":
         return _imagenet_weights(name)
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = load_tensors(weights)
     except FileNotFoundError:
         raise UserError(f"network.weights: {weights}: no such file; give a state dict, imagenet or null") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Unreadable as reason:
         raise UserError(f"network.weights: {weights}: not a state dict saved by torch ({reason})") from None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"network.weights: {weights}: not a state dict (a mapping of names to tensors)")

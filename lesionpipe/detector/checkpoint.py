@@ -4,9 +4,7 @@ It holds the weights, the parameters (network, preprocessing and the rest of `pa
 It is read with `weights_only=True`, so a foreign file can't run code.
 """
 
-import io
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from pydantic import ValidationError
 
 from lesionpipe.anchors.grid import AnchorSet
 from lesionpipe.detector.network import Network, build_network
+from lesionpipe.detector.tensor_file import Unreadable, load_tensors, save_tensors
 from lesionpipe.errors import UserError
-from lesionpipe.files import atomic_path
 from lesionpipe.params import Network as NetworkParams
 
 FORMAT = "lesionpipe detector"
@@ -59,11 +57,7 @@ def save_model(path: str | Path, network: Network, anchor_set: AnchorSet, params
             for name, value in network.state_dict().items()
         },
     }
-    # into memory: given a path, torch writes the file's name into the bytes, and a full disk is not an OSError
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    save_tensors(path, content)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
@@ -88,11 +82,10 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
 def _read(path: str | Path) -> dict[str, Any]:
     """The file's content, checked to be ours."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; train a model first (dvc repro train)") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Unreadable as reason:
         raise UserError(f"{path}: damaged or not a model ({reason}); train again or fetch the file anew") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a lesionpipe model; give the model.pt of the stage 'train'")

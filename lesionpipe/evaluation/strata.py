@@ -5,11 +5,11 @@ lesion of another group is therefore a false positive here, and the curves of th
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
+from lesionpipe import groups
 from lesionpipe.deeplesion.lesion_table import TYPES
 
 INTERVAL_EDGE_MM = 2.5  # thin and thick slices
@@ -17,22 +17,8 @@ UNKNOWN = "unknown"
 
 
 def by_size(lesions: pd.DataFrame, edges_mm: Sequence[float]) -> dict[str, np.ndarray]:
-    """Groups of the long diameter, masks (lesions,) bool: below the first edge, from edge to edge, above the last.
-
-    The middle ones hold their edges. Lesions without a diameter are `unknown`, listed where there are any.
-    """
-    diameter = lesions["long_diameter_mm"].to_numpy(dtype=np.float64)
-    if not edges_mm:
-        return _with_unknown({"all": ~np.isnan(diameter)}, len(diameter))
-    groups = {f"< {edges_mm[0]:g} mm": diameter < edges_mm[0]}
-    for i, (low, high) in enumerate(pairwise(edges_mm)):
-        above = diameter >= low if i == 0 else diameter > low
-        groups[f"{low:g}-{high:g} mm"] = above & (diameter <= high)
-    if len(edges_mm) == 1:
-        groups[f">= {edges_mm[0]:g} mm"] = diameter >= edges_mm[0]
-    else:
-        groups[f"> {edges_mm[-1]:g} mm"] = diameter > edges_mm[-1]
-    return _with_unknown(groups, len(diameter))
+    """Groups of the long diameter, see `lesionpipe.groups`; lesions without one are `unknown`."""
+    return _with_unknown(groups.by_size(lesions["long_diameter_mm"], edges_mm), len(lesions))
 
 
 def by_type(lesions: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -48,6 +34,6 @@ def by_interval(lesions: pd.DataFrame) -> dict[str, np.ndarray]:
     return _with_unknown({f"< {INTERVAL_EDGE_MM:g} mm": thin, f">= {INTERVAL_EDGE_MM:g} mm": thick}, len(interval))
 
 
-def _with_unknown(groups: dict[str, np.ndarray], lesions: int) -> dict[str, np.ndarray]:
-    rest = ~np.logical_or.reduce([np.zeros(lesions, dtype=bool), *groups.values()])
-    return {**groups, UNKNOWN: rest} if rest.any() else groups
+def _with_unknown(known: dict[str, np.ndarray], lesions: int) -> dict[str, np.ndarray]:
+    rest = ~np.logical_or.reduce([np.zeros(lesions, dtype=bool), *known.values()])
+    return {**known, UNKNOWN: rest} if rest.any() else known

@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     keys: list[str]
     hu: torch.Tensor  # (B, slices, S, S) int16
     boxes: torch.Tensor  # (sum of counts, 4) float32
-    counts: torch.Tensor  # (B,) int64
+    counts: list[int]  # B; not a tensor, since a GPU's numbers can be asked for only when all its work is done
     masks: torch.Tensor | None  # (B, S, S) uint8
 
 
@@ -43,7 +43,7 @@ def collate(samples: list[Sample]) -> Batch:
         keys=[s.key for s in samples],
         hu=torch.from_numpy(np.stack([s.hu for s in samples])),
         boxes=torch.from_numpy(np.concatenate([s.boxes for s in samples])),
-        counts=torch.tensor([len(s.boxes) for s in samples]),
+        counts=[len(s.boxes) for s in samples],
         masks=masks,
     )
 

@@ -22,7 +22,7 @@ from lesionpipe.files import atomic_path
 from lesionpipe.params import Detect
 from lesionpipe.progress import progress
 from lesionpipe.training.batch import Sample, loader, prepare
-from lesionpipe.training.machine import Machine, keep_freed_memory
+from lesionpipe.training.machine import Machine, compile_network, keep_freed_memory
 
 REDUCTION = 4  # stored px per heatmap px
 COLUMNS = ("split", "file_name", "x1_original_px", "y1_original_px", "x2_original_px", "y2_original_px", "score")
@@ -68,6 +68,8 @@ class Detector:
     def __init__(self, model: Model, settings: Detect, side: int, device: str):
         self.model, self.settings, self.side, self.device = model, settings, side, device
         self.network = for_inference(model.network, settings.precision, device)
+        if settings.compile:
+            compile_network(self.network, device, "detect.compile")
         self.dtype = next(self.network.parameters()).dtype
         self.anchors = torch.from_numpy(anchors_for(model.anchors, side, side)).to(device)
         self.spent: list[tuple[int, float]] = []
@@ -106,8 +108,7 @@ def detect(model: Model, shards: Shards, settings: Detect, machine: Machine) -> 
         UserError: no slices, or slices that the model wasn't trained for.
     """
     side = _checked_side(model, shards, settings)
-    if machine.device == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(machine.device)
     detector = Detector(model, settings, side, machine.device)
     scales = torch.tensor(shards.index[["scale_x", "scale_y"]].to_numpy(), dtype=torch.float32)
     tables, maps, start = [], [], 0

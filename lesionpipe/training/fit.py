@@ -21,7 +21,7 @@ from lesionpipe.params import Train
 from lesionpipe.training import schedule
 from lesionpipe.training.batch import loader
 from lesionpipe.training.dataset import EpochSampler, LesionDataset
-from lesionpipe.training.machine import Machine
+from lesionpipe.training.machine import Machine, compile_network
 from lesionpipe.training.module import DetectorTraining
 from lesionpipe.training.record import EpochRecord, History, Restore
 from lesionpipe.training.state import load_state
@@ -52,7 +52,7 @@ def fit(module: DetectorTraining, training: LesionDataset, validation: LesionDat
     trainer = build_trainer(settings, machine, callbacks, settings.epochs - len(history.rows))
     loaders = Loaders(training, validation, settings, machine, len(history.rows))
     if settings.compile:
-        module.network.compile()
+        compile_network(module.network, machine.device, "train.compile")
     with _repeatable(machine.device):
         _run(trainer, module, loaders)
     return history, trainer.is_global_zero

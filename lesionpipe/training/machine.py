@@ -2,9 +2,12 @@
 
 import ctypes
 import os
+import shutil
+import sys
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from lesionpipe.errors import UserError
 from lesionpipe.parallel import cores
@@ -63,13 +66,35 @@ def _check_launcher(runtime: Runtime) -> None:
     )
 
 
-def keep_freed_memory() -> None:
-    """Let the C library reuse the tensors' memory instead of giving it back to the system, where that is glibc.
+def compile_network(network: nn.Module, device: str, asked_by: str) -> None:
+    """Have torch compile a network at its first call, for the parameter `asked_by`.
+
+    Raises:
+        UserError: a CPU's code needs a C++ compiler, and there is none.
+    """
+    compiler = cpp_compiler()
+    if device == "cpu" and shutil.which(compiler) is None:
+        raise UserError(
+            f"params.yaml: {asked_by} = true: no C++ compiler '{compiler}', which torch needs to compile for a CPU; "
+            f"install it, name another in the variable CXX, or set {asked_by} to false"
+        )
+    network.compile()
+
+
+def cpp_compiler() -> str:
+    """The compiler that torch would take: $CXX, or the system's usual one."""
+    return os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+
+
+def keep_freed_memory(device: str) -> None:
+    """On a CPU, let the C library reuse the tensors' memory instead of giving it back, where that is glibc.
 
     Each step on a CPU frees and takes a gigabyte. By default every large block is a new mapping, and filling its pages
     with zeros takes a fifth of a training step, on virtual machines more.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if device != "cpu" or os.name != "posix":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, MOST_FREE_BYTES)

@@ -35,6 +35,7 @@ VALIDATION = Detect(
     calibrate=False,
     mask_threshold=0.5,
     mask_margin_px=0.0,
+    compile=False,
 )
 
 
@@ -70,7 +71,7 @@ class DetectorTraining(L.LightningModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`total` and its parts, scalars."""
-        boxes = batch.boxes.split(batch.counts.tolist())
+        boxes = batch.boxes.split(batch.counts)
         targets = build_targets(self.anchors, boxes, batch.masks, batch.hu.shape[-1])
         parts = detection_losses(self(batch.hu), targets, shared_counts(count_targets(targets)))
         total = parts["classification"] + parts["box"]
@@ -120,7 +121,7 @@ class DetectorTraining(L.LightningModule):
     def validation_step(self, batch: Batch, step: int) -> None:
         side = batch.hu.shape[-1]
         found = decode(self(batch.hu), self.anchors, VALIDATION, side, VALIDATION.mask_margin_px)
-        truth = batch.boxes.split(batch.counts.tolist())
+        truth = batch.boxes.split(batch.counts)
         self._found += [Found(d.boxes.float().cpu().numpy(), d.scores.float().cpu().numpy(), t.cpu().numpy())
                         for d, t in zip(found, truth, strict=True)]  # fmt: skip
 

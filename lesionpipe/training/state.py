@@ -6,10 +6,8 @@ run removes its state.
 """
 
 import hashlib
-import io
 import json
 import os
-import pickle
 import shutil
 import sys
 from collections.abc import Iterable
@@ -18,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lesionpipe.detector.tensor_file import Unreadable, load_tensors, save_tensors
 from lesionpipe.errors import UserError
-from lesionpipe.files import atomic_path, checksum
+from lesionpipe.files import checksum
 
 VARIABLE = "LESIONPIPE_SCRATCH"
 SMALL = 64 << 20  # bytes up to which a file is read whole for the fingerprint
@@ -71,10 +70,7 @@ def file_digest(path: Path) -> str:
 
 def save_state(folder: Path, state: dict) -> None:
     """Write the state; a kill at any moment leaves the one before."""
-    content = io.BytesIO()  # onto a full disk torch itself writes with a RuntimeError, not an OSError
-    torch.save(state, content)
-    with atomic_path(folder / "state.pt") as temporary:
-        temporary.write_bytes(content.getbuffer())
+    save_tensors(folder / "state.pt", state)
 
 
 def load_state(folder: Path) -> dict | None:
@@ -83,9 +79,9 @@ def load_state(folder: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: unreadable ({type(error).__name__}); delete it to start anew") from None
+        return load_tensors(path)
+    except Unreadable as reason:
+        raise UserError(f"{path}: unreadable ({reason}); delete it to start anew") from None
 
 
 def clear_state(folder: Path) -> None:

@@ -80,8 +80,7 @@ def train_detector(inputs: Inputs, preprocess: Preprocess, network: NetworkParam
     _check_levels(anchor_set, network, inputs.anchors)
     training, validation = (open_dataset(inputs, preprocess, network, train, split) for split in ("train", "val"))
     machine = machine_of(runtime)
-    if machine.device == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(machine.device)
     torch.manual_seed(train.seed)
     built = build_network(network, preprocess.slices, anchor_set.per_cell)
     anchors = torch.from_numpy(anchors_for(anchor_set, preprocess.size, preprocess.size))

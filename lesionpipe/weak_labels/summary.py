@@ -1,14 +1,11 @@
 """What the masks of a data set come to: how many by method and reason, and how near to true masks, if known."""
 
-import itertools
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
+from lesionpipe.groups import by_size
 from lesionpipe.weak_labels.quality import around, boundary_distance, dice, stored_mask
 
-SIZE_EDGES_MM = (10, 30)  # long diameter (paper, Fig. 2)
 MEASURES = ("dice", "boundary_mm")
 
 
@@ -37,30 +34,19 @@ def measure(mask: np.ndarray, true: np.ndarray, spacing_mm: float) -> tuple[floa
     return dice(mask[window], true[window]), distance
 
 
-def agreement(measured: pd.DataFrame, edges_mm: Sequence[float]) -> dict:
+def agreement(measured: pd.DataFrame) -> dict:
     """Means over all lesions and by method, size group (long diameter) and type.
 
     Args:
         measured: one row per lesion with method, type, long_diameter_mm, dice, boundary_mm.
-        edges_mm: rising edges between the size groups.
     """
-    groups = {"method": measured["method"], "size": size_groups(measured["long_diameter_mm"], edges_mm)}
-    groups["type"] = measured["type"]
-    result = {"all": _means(measured)}
-    for name, key in groups.items():
-        result[f"by_{name}"] = {str(k): _means(rows) for k, rows in measured.groupby(key, observed=True)}
-    return result
-
-
-def size_groups(diameter_mm: pd.Series, edges_mm: Sequence[float]) -> pd.Series:
-    """The size group of each lesion, in rising order: `< 10 mm`, `10-30 mm`, `> 30 mm`; none where it's unknown."""
-    edges = [f"{edge:g}" for edge in edges_mm]
-    middle = [f"{low}-{high} mm" for low, high in itertools.pairwise(edges)]
-    if not edges:
-        return pd.cut(diameter_mm, [-np.inf, np.inf], labels=["all sizes"])
-    last = f"> {edges[-1]} mm" if middle else f">= {edges[-1]} mm"
-    below = np.nextafter(edges_mm[0], -np.inf)  # the groups between hold their edges
-    return pd.cut(diameter_mm, [-np.inf, below, *edges_mm[1:], np.inf], labels=[f"< {edges[0]} mm", *middle, last])
+    sizes = by_size(measured["long_diameter_mm"])
+    return {
+        "all": _means(measured),
+        "by_method": {str(k): _means(rows) for k, rows in measured.groupby("method")},
+        "by_size": {name: _means(measured[mask]) for name, mask in sizes.items() if mask.any()},
+        "by_type": {str(k): _means(rows) for k, rows in measured.groupby("type")},
+    }
 
 
 def _means(rows: pd.DataFrame) -> dict:
