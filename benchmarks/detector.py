@@ -27,7 +27,7 @@ from lesionpipe.detector.losses import build_targets, detection_losses
 from lesionpipe.detector.network import Network, build_network
 from lesionpipe.params import Detect, load_params
 from lesionpipe.params import Network as NetworkParams
-from lesionpipe.training.machine import keep_freed_memory
+from lesionpipe.training.machine import tune_for
 
 ROOT = Path(__file__).parents[1]
 ROWS = {  # levels, mask branch, attention, anchors, time in units of the first row (paper, Table 1)
@@ -252,7 +252,9 @@ def main(
 ) -> None:
     """Print all measurements for one setting."""
     torch.set_num_threads(threads)
-    keep_freed_memory(device)  # for all contestants
+    torch._dynamo.config.recompile_limit = 64  # all networks share their code,
+    torch._dynamo.config.automatic_dynamic_shapes = False  # and each shape is compiled for itself
+    tune_for(device)  # for all contestants
     params = load_params(ROOT / "params.yaml")
     heads = {"head_depth": head_depth, "head_channels": head_channels}
     network = params.network.model_copy(update={"backbone": backbone, "weights": None, "channels": channels, **heads})

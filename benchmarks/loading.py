@@ -20,7 +20,7 @@ from lesionpipe.files import read_json
 from lesionpipe.params import Params, load_params
 from lesionpipe.training.batch import Batch, loader
 from lesionpipe.training.dataset import EpochSampler, LesionDataset
-from lesionpipe.training.machine import Machine, machine_of
+from lesionpipe.training.machine import Machine, compile_network, machine_of, tune_for
 from lesionpipe.training.module import DetectorTraining
 from lesionpipe.training.train import Inputs, open_dataset
 
@@ -31,6 +31,7 @@ def main() -> None:
     params = load_params()
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
     machine = machine_of(params.runtime)
+    tune_for(machine.device)
     dataset = open_dataset(Inputs(params.dataset.parts), params.preprocess, params.network, params.train, "train")
     side, batch = params.preprocess.size, params.train.batch
     print(f"{len(dataset)} training slices of {side} px, batch {batch}, {machine.device}, {os.cpu_count()} cores")
@@ -58,7 +59,7 @@ def steps(params: Params, held: list[Batch], machine: Machine) -> Iterator[None]
     if params.train.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if params.train.compile:
-        network.compile()
+        compile_network(network, machine.device, "train.compile")
     anchors = torch.from_numpy(anchors_for(anchor_set, params.preprocess.size, params.preprocess.size))
     module = DetectorTraining(network, anchors, params.train, params.preprocess.hu).to(machine.device)
     optimizer = module.configure_optimizers()

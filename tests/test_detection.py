@@ -12,7 +12,7 @@ from lesionpipe.detector import backbone
 from lesionpipe.detector.checkpoint import load_model, save_model
 from lesionpipe.detector.network import Network, build_network
 from lesionpipe.errors import UserError
-from lesionpipe.training.detection import COLUMNS, detect, heatmap, write_heatmaps
+from lesionpipe.training.detection import COLUMNS, Detector, detect, heatmap, write_heatmaps
 from lesionpipe.training.machine import Machine
 
 CPU = Machine("cpu", 1, 1, 0)
@@ -67,6 +67,15 @@ def test_a_network_without_mask_branch_leaves_no_heatmaps(tmp_path):
     found = detect(model, shards, params.detect, CPU)
     assert len(found.names) == 0 and found.heatmaps.shape == (0, SIDE // 4, SIDE // 4)
     assert found.summary()["images"] == 8 and found.summary()["detections"] == len(found.detections) > 0
+
+
+def test_the_time_of_a_slice_is_that_of_whole_batches_after_the_first(tmp_path):
+    model, params, _ = toy_model(tmp_path)
+    detector = Detector(model, params.detect, SIDE, "cpu")
+    detector.spent = [(3, 9.0), (3, 0.3), (3, 0.6), (2, 5.0)]
+    assert detector.ms_per_image() == pytest.approx(150)
+    detector.spent = [(3, 0.9), (2, 5.0)]
+    assert detector.ms_per_image() == pytest.approx(1180)  # nothing better is known
 
 
 @needs_compiler

@@ -1,6 +1,7 @@
 """Where a training runs: what the parameters and a launcher say, and the memory that a CPU keeps."""
 
 import ctypes
+import re
 import subprocess
 import sys
 
@@ -11,12 +12,12 @@ from toy_set import toy_params
 from lesionpipe.errors import UserError
 from lesionpipe.params import Params
 from lesionpipe.training import machine
-from lesionpipe.training.machine import compile_network, machine_of
+from lesionpipe.training.machine import compile_network, compilers, machine_of
 
 FAULTS = """
 import resource, torch
 from lesionpipe.training.machine import keep_freed_memory
-keep_freed_memory("cpu")
+keep_freed_memory()
 def faults(times):  # of 64 MB, freed at once
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):
@@ -91,9 +92,15 @@ def test_memory_freed_on_a_cpu_is_taken_again_without_new_pages():
     assert int(told.stdout) < 2 * 16384  # pages of twenty times 64 MB, of which at most one may lie elsewhere
 
 
-def test_compiling_for_a_cpu_without_a_compiler_is_refused_before_any_work(monkeypatch):
-    monkeypatch.setenv("CXX", "nowhere++")
-    network = torch.nn.ReLU()
-    with pytest.raises(UserError, match=r"detect\.compile = true: no C\+\+ compiler 'nowhere\+\+'"):
-        compile_network(network, "cpu", "detect.compile")
-    compile_network(network, "cuda", "detect.compile")  # whose compiler is another matter
+@pytest.mark.parametrize(("device", "variable", "language"), [("cpu", "CXX", "C++"), ("cuda", "CC", "C")])
+def test_compiling_without_a_compiler_is_refused_before_any_work(monkeypatch, device, variable, language):
+    words = f"detect.compile = true: torch needs a {language} compiler for it, and there is no nowhere;"
+    monkeypatch.setenv(variable, "nowhere -O2")
+    with pytest.raises(UserError, match=re.escape(words)):
+        compile_network(torch.nn.ReLU(), device, "detect.compile")
+
+
+def test_a_compiler_may_be_named_with_its_launcher(monkeypatch):
+    monkeypatch.setenv("CXX", f"{sys.executable} g++")
+    assert compilers("cpu") == [sys.executable]
+    compile_network(torch.nn.ReLU(), "cpu", "train.compile")

@@ -101,8 +101,9 @@ def test_fresh_networks_expect_lesions_with_the_prior_of_one_hundredth(backbone)
     assert raw.offsets.abs().mean().item() < 0.1
 
 
-def test_every_parameter_gets_a_gradient():
-    network = network_with(mask_branch=True, attention=True).train()
+@pytest.mark.parametrize("backbone", ["small", "vgg16_bn", "resnet50"])
+def test_every_parameter_gets_a_gradient(backbone):
+    network = network_with(mask_branch=True, attention=True, backbone=backbone).train()
     raw = network(torch.randn(2, 3, 64, 64))
     (raw.logits.square().sum() + raw.offsets.square().sum() + raw.mask_logits.square().sum()).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []

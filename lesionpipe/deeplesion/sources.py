@@ -6,6 +6,7 @@
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -162,24 +163,34 @@ def _write_pointer(part: str, pointer: dict) -> None:
         write_json(folder / POINTER, pointer)
 
 
+def check_drop(part: str, lock: str | Path = "dvc.lock") -> None:
+    """Check that a part's archive can be dropped.
+
+    Raises:
+        UserError: there is no such part, it isn't preprocessed yet, or its data is read where it lies.
+    """
+    if not re.fullmatch("[0-9]{2}", part):
+        raise UserError(f'part "{part}": there is no such part; a part is two digits, such as 01')
+    if (RAW / part / POINTER).exists():
+        raise UserError(f"part {part}: {RAW / part} only points to data that lies elsewhere; nothing to drop")
+    missing = [out for out in _outs(Path(lock), f"preprocess@{part}") or ["data/slices"] if not Path(out).exists()]
+    if missing or not _outs(Path(lock), f"download@{part}"):
+        raise UserError(f"part {part}: not preprocessed yet; run `dvc repro --allow-missing preprocess@{part}` first")
+
+
 def drop(part: str, lock: str | Path = "dvc.lock") -> int:
     """Remove a preprocessed part's archive from the working tree and from DVC's cache; gives the bytes freed.
 
     Its other outputs stay, and `dvc repro --allow-missing` takes its stages for done.
 
     Raises:
-        UserError: the part isn't preprocessed yet, or is read where it lies.
+        UserError: see `check_drop`.
     """
-    if (RAW / part / POINTER).exists():
-        raise UserError(f"part {part}: {RAW / part} only points to data that lies elsewhere; nothing to drop")
-    outs = _outs(Path(lock), f"download@{part}")
-    missing = [out for out in _outs(Path(lock), f"preprocess@{part}") or ["data/slices"] if not Path(out).exists()]
-    if not outs or missing:
-        raise UserError(f"part {part}: not preprocessed yet; run `dvc repro --allow-missing preprocess@{part}` first")
+    check_drop(part, lock)
     raw, freed = str(RAW / part), 0
     shutil.rmtree(raw, ignore_errors=True)
     cache = dvc_cache()
-    listing = cache_file(cache, outs[raw]) if cache else None
+    listing = cache_file(cache, _outs(Path(lock), f"download@{part}")[raw]) if cache else None
     if listing and listing.exists():
         for entry in json.loads(listing.read_text()):
             file = cache_file(cache, entry["md5"])

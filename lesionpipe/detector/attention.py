@@ -34,7 +34,7 @@ class AttentionMap(nn.Module):
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
         gating = F.interpolate(self.phi(coarse), size=skip.shape[-2:], mode="nearest")
-        return torch.sigmoid(self.psi(torch.relu(self.theta(skip) + gating)))
+        return torch.sigmoid(self.psi(gating.add_(self.theta(skip)).relu_()))
 
 
 class AttentionGate(nn.Module):

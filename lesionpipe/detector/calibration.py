@@ -70,7 +70,7 @@ def _bisect(count: Callable[[Tensor], Tensor], goals: Tensor, low: Tensor, high:
     """First places between `low` and `high` at which the rising `count` reaches each of `goals` (…, M, 2)."""
     low, high = low.expand_as(goals), high.expand_as(goals)
     for _ in range(steps):
-        middle = (low + high) // 2
+        middle = (low + high) >> 1
         reached = count(middle) >= goals
         low, high = torch.where(reached, low, torch.minimum(middle + 1, high)), torch.where(reached, middle, high)
     return high

@@ -1,6 +1,6 @@
 """`model.pt`: a trained detector in one file, with all that its use needs; equal weights give equal bytes.
 
-It holds the weights, the parameters (network, preprocessing and the rest of `params.yaml`), the anchors and a version.
+It holds the weights, the parameters (sections of `params.yaml`), the anchors and a version.
 It is read with `weights_only=True`, so a foreign file can't run code.
 """
 
@@ -29,7 +29,7 @@ class Model:
 
     network: Network
     anchors: AnchorSet
-    params: dict[str, Any]  # the whole params.yaml of the training
+    params: dict[str, Any]  # sections of the params.yaml of the training: preprocess, network, train
 
     @property
     def preprocess(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Pyramid(nn.Module):
         levels = [self.smooth[-1](merged)]
         for i in range(len(skips) - 2, -1, -1):
             skip = self.gates[i](self.lateral[i](skips[i]), merged)
-            merged = skip + F.interpolate(merged, size=skip.shape[-2:], mode="nearest")
+            merged = F.interpolate(merged, size=skip.shape[-2:], mode="nearest").add_(skip)
             levels.insert(0, self.smooth[i](merged))
         return levels + self._coarse(features[-1])
 

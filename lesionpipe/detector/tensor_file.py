@@ -15,7 +15,7 @@ class Unreadable(Exception):
 
 
 def save_tensors(path: str | Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values atomically; equal content gives equal bytes."""
+    """Write tensors and plain values atomically; the same content laid out alike gives the same bytes."""
     # into memory first: given a path, torch writes its name into the bytes, and a full disk is a RuntimeError
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -34,5 +34,8 @@ def load_tensors(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise Unreadable(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+    except pickle.UnpicklingError:  # whose text is torch's advice to read it all the same
+        raise Unreadable("damaged, or more than tensors and plain values") from None
+    except Exception as error:  # of damaged bytes any may come
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise Unreadable(": ".join([type(error).__name__, *lines[:1]])) from None

@@ -3,6 +3,7 @@
 Slices travel to the device as int16 HU, half the bytes of float32, and are normalised there (paper, sec. 3.1).
 """
 
+from multiprocessing import get_all_start_methods
 from typing import NamedTuple
 
 import cv2
@@ -59,8 +60,15 @@ def loader(dataset: Dataset, batch: int, sampler: Sampler | None, machine: Machi
         worker_init_fn=_one_thread,
         pin_memory=machine.device == "cuda",
         persistent_workers=machine.workers > 0,
+        multiprocessing_context=_start_method(machine),
         prefetch_factor=PREFETCH if machine.workers else None,
     )
+
+
+def _start_method(machine: Machine) -> str | None:
+    """How loader processes start: not as forks where threads talk to other processes and may hold a lock just then."""
+    alone = machine.processes == 1 or machine.workers == 0
+    return None if alone or "forkserver" not in get_all_start_methods() else "forkserver"
 
 
 def _one_thread(worker: int) -> None:

@@ -22,7 +22,7 @@ from lesionpipe.files import atomic_path
 from lesionpipe.params import Detect
 from lesionpipe.progress import progress
 from lesionpipe.training.batch import Sample, loader, prepare
-from lesionpipe.training.machine import Machine, compile_network, keep_freed_memory
+from lesionpipe.training.machine import Machine, compile_network, tune_for
 
 REDUCTION = 4  # stored px per heatmap px
 COLUMNS = ("split", "file_name", "x1_original_px", "y1_original_px", "x2_original_px", "y2_original_px", "score")
@@ -35,7 +35,7 @@ class Found(NamedTuple):
     names: np.ndarray  # (n,) file names of the heatmaps
     heatmaps: np.ndarray  # (n, S/4, S/4) uint8 mask probability, 255 for 1; n = 0 without a mask branch
     images: int
-    ms_per_image: float  # network and decoding, after the first batch
+    ms_per_image: float  # network and decoding, see Detector.ms_per_image
 
     def summary(self) -> dict[str, float]:
         """metrics/detect.json."""
@@ -90,8 +90,8 @@ class Detector:
         return found, None if raw.mask_logits is None else heatmap(raw.mask_logits).cpu()
 
     def ms_per_image(self) -> float:
-        """Mean over the batches after the first, which warms up."""
-        counted = self.spent[1:] or self.spent
+        """Mean over the batches of the first one's size but the first: each new size warms up, or is compiled, anew."""
+        counted = [batch for batch in self.spent[1:] if batch[0] == self.spent[0][0]] or self.spent
         return 1000 * sum(seconds for _, seconds in counted) / sum(images for images, _ in counted)
 
 
@@ -108,7 +108,7 @@ def detect(model: Model, shards: Shards, settings: Detect, machine: Machine) -> 
         UserError: no slices, or slices that the model wasn't trained for.
     """
     side = _checked_side(model, shards, settings)
-    keep_freed_memory(machine.device)
+    tune_for(machine.device)
     detector = Detector(model, settings, side, machine.device)
     scales = torch.tensor(shards.index[["scale_x", "scale_y"]].to_numpy(), dtype=torch.float32)
     tables, maps, start = [], [], 0

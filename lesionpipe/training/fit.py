@@ -85,8 +85,6 @@ def build_trainer(train: Train, machine: Machine, callbacks: list[L.Callback], e
     """A trainer without loggers, checkpoints, banners or folders of its own."""
     _quieten()
     cuda = machine.device == "cuda"
-    if cuda:
-        torch.set_float32_matmul_precision("high")
     return L.Trainer(
         accelerator="gpu" if cuda else "cpu",
         devices=machine.devices,
@@ -96,7 +94,6 @@ def build_trainer(train: Train, machine: Machine, callbacks: list[L.Callback], e
         precision="bf16-mixed" if train.precision == "bf16" else "32-true",
         max_epochs=epochs,
         callbacks=callbacks,
-        benchmark=cuda,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         logger=False,

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -70,31 +71,44 @@ def compile_network(network: nn.Module, device: str, asked_by: str) -> None:
     """Have torch compile a network at its first call, for the parameter `asked_by`.
 
     Raises:
-        UserError: a CPU's code needs a C++ compiler, and there is none.
+        UserError: torch needs a C++ compiler for a CPU, a C compiler for a GPU, and there is none.
     """
-    compiler = cpp_compiler()
-    if device == "cpu" and shutil.which(compiler) is None:
+    names = compilers(device)
+    if not any(map(shutil.which, names)):
+        variable, language = ("CC", "C") if device == "cuda" else ("CXX", "C++")
         raise UserError(
-            f"params.yaml: {asked_by} = true: no C++ compiler '{compiler}', which torch needs to compile for a CPU; "
-            f"install it, name another in the variable CXX, or set {asked_by} to false"
+            f"params.yaml: {asked_by} = true: torch needs a {language} compiler for it, and there is no "
+            f"{' or '.join(names)}; install one, name yours in the variable {variable}, or set {asked_by} to false"
         )
     network.compile()
 
 
-def cpp_compiler() -> str:
-    """The compiler that torch would take: $CXX, or the system's usual one."""
-    return os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+def compilers(device: str) -> list[str]:
+    """Programs that torch would compile with, any of which will do: $CXX or $CC, or the system's usual ones."""
+    named = shlex.split(os.environ.get("CC" if device == "cuda" else "CXX", ""))
+    if named:
+        return named[:1]
+    if device == "cuda":
+        return ["gcc", "clang"]
+    return [{"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")]
 
 
-def keep_freed_memory(device: str) -> None:
-    """On a CPU, let the C library reuse the tensors' memory instead of giving it back, where that is glibc.
+def tune_for(device: str) -> None:
+    """Make this process fast: on a GPU cuDNN tries its algorithms and float32 may use TF32, a CPU keeps its memory."""
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    else:
+        keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library reuse the tensors' memory instead of giving it back to the system, where that is glibc.
 
     Each step on a CPU frees and takes a gigabyte. By default every large block is a new mapping, and filling its pages
     with zeros takes a fifth of a training step, on virtual machines more.
     """
-    if device != "cpu" or os.name != "posix":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, MOST_FREE_BYTES)

@@ -17,7 +17,7 @@ from lesionpipe.params import Preprocess, Runtime, Train
 from lesionpipe.training import schedule
 from lesionpipe.training.dataset import LesionDataset
 from lesionpipe.training.fit import fit
-from lesionpipe.training.machine import keep_freed_memory, machine_of
+from lesionpipe.training.machine import machine_of, tune_for
 from lesionpipe.training.module import DetectorTraining
 from lesionpipe.training.record import History
 from lesionpipe.training.state import clear_state, fingerprint, scratch_folder
@@ -80,7 +80,7 @@ def train_detector(inputs: Inputs, preprocess: Preprocess, network: NetworkParam
     _check_levels(anchor_set, network, inputs.anchors)
     training, validation = (open_dataset(inputs, preprocess, network, train, split) for split in ("train", "val"))
     machine = machine_of(runtime)
-    keep_freed_memory(machine.device)
+    tune_for(machine.device)
     torch.manual_seed(train.seed)
     built = build_network(network, preprocess.slices, anchor_set.per_cell)
     anchors = torch.from_numpy(anchors_for(anchor_set, preprocess.size, preprocess.size))

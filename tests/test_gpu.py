@@ -1,0 +1,32 @@
+"""Training and detection on a GPU, where there is one."""
+
+import numpy as np
+import pytest
+import torch
+from toy_set import write_toy_set
+
+from lesionpipe.deeplesion.shards import Shards
+from lesionpipe.detector.checkpoint import load_model, save_model
+from lesionpipe.training.detection import detect
+from lesionpipe.training.machine import Machine
+from lesionpipe.training.train import Inputs, train_detector
+
+DEVICE = "cuda"
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def test_what_a_gpu_has_learned_is_found_alike_by_both_devices(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = write_toy_set(
+        tmp_path,
+        train={"epochs": 10, "precision": "bf16"},
+        runtime={"device": DEVICE, "workers": 2},
+    )
+    trained = train_detector(Inputs(("01",)), params.preprocess, params.network, params.train, params.runtime)
+    losses = trained.history.table()["loss_total"]
+    assert losses.min() < 0.8 * losses.iloc[0]
+    save_model("model.pt", trained.network, trained.anchors, params.model_dump(mode="json"))
+    shards = Shards.open("data/slices", ["01"]).select(params.detect.splits)
+    found = [detect(load_model("model.pt", d), shards, params.detect, Machine(d, 1, 1, 2)) for d in ("cpu", DEVICE)]
+    best = [one.detections.groupby("file_name").first().filter(regex="px|score") for one in found]
+    np.testing.assert_allclose(best[1], best[0], rtol=0.02, atol=0.5)  # TF32 has ten bits
