@@ -6,8 +6,8 @@ Plain: the IoU of each box with every anchor of a 512 x 512 slice, vectorised, f
 timed on every ninth box. `largest_difference` is between the two ways' best IoUs. Prints JSON.
 """
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from lesionpipe.anchors.overlap import BestOverlap
 from lesionpipe.anchors.search import Effort, Space, search
 from lesionpipe.boxes import pairwise_iou
 from lesionpipe.commands.box_file import read_boxes
-from lesionpipe.errors import UserError, run
+from lesionpipe.errors import run
 
 REPEATS = 200
 PIECE = 20000  # anchors a time
@@ -43,12 +43,14 @@ def seconds(job) -> float:
 
 
 def main() -> None:
-    if len(sys.argv) < 2:
-        raise UserError("usage: python benchmarks/anchors.py DL_info.csv [2-6]")
-    first, last = map(int, (sys.argv[2] if len(sys.argv) > 2 else "2-6").split("-"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("boxes", type=Path, help="a DL_info.csv or COCO file")
+    parser.add_argument("levels", nargs="?", default="2-6", help="first-last")
+    asked = parser.parse_args()
+    first, last = map(int, asked.levels.split("-"))
     levels = tuple(range(first, last + 1))
     anchor_set = paper_set(levels)
-    boxes, images = read_boxes(Path(sys.argv[1]), "val")
+    boxes, images = read_boxes(asked.boxes, "val")
     usual = (images == USUAL).all(axis=1)
     overlap = BestOverlap(boxes, anchor_set.strides, images)
     found = search(Space(SIZES, levels, ((0.4, 1.6),) * 3, ((1.0, 4.0),) * 2), overlap, "iou", Effort())

@@ -5,6 +5,7 @@
 289,000 made-up detections on 4,817 slices with 4,912 lesions of 660 patients; matching included. Both must agree.
 """
 
+import argparse
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ RATES = np.array([0.5, 1, 2, 4, 8, 16])
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     truth, found = made_up_set(np.random.default_rng(0))
     draws = draw_patients(PATIENTS, SAMPLES, seed=0)
     plain_s, expected = timed(lambda: plain_sensitivity(truth, found), repeats=1)

@@ -5,9 +5,9 @@
 Reads params.yaml and what the data stages left; the step runs on the device that `runtime` names, on batches in memory.
 """
 
+import argparse
 import itertools
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -29,7 +29,9 @@ HELD = 4  # batches kept in memory for the step
 
 def main() -> None:
     params = load_params()
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", type=float, nargs="?", default=10.0, help="of each measurement")
+    seconds = parser.parse_args().seconds
     machine = machine_of(params.runtime)
     tune_for(machine.device)
     dataset = open_dataset(Inputs(params.dataset.parts), params.preprocess, params.network, params.train, "train")

@@ -44,7 +44,10 @@ def ablation(
                 _run(command(row, allow_missing))
         finally:
             PARAMS.write_text(text, encoding="utf-8")  # an experiment leaves its own settings behind
-    print(table({e["Experiment"]: e for e in dvc.api.exp_show() if e.get("Experiment") in ROWS}))
+    finished = {e["Experiment"]: e for e in dvc.api.exp_show() if e.get("Experiment") in ROWS}
+    if not finished:
+        raise UserError("no row has been run on this commit yet; run `lesionpipe ablation`")
+    print(table(finished))
 
 
 def _run(words: list[str]) -> None:

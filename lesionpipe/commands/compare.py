@@ -21,7 +21,7 @@ def compare(
 ) -> None:
     """Difference B − A at each rate, with 95 % interval and p-value from a paired bootstrap over patients.
 
-    The overlap, rates, draws and seed are those of the section `evaluate` in params.yaml.
+    Both are judged alike, by the overlap, rates, draws and seed of the section `evaluate` in today's params.yaml.
     """
     settings = load_params().evaluate
     if not settings.bootstrap:
@@ -30,7 +30,10 @@ def compare(
     comparing.require_same_truth(one.truth, other.truth, (a, b))
     others = comparing.on_images_of(one.truth, other.detections, other.truth)
     result = comparing.compare(one.truth, one.detections, others, settings)
-    print(json.dumps(as_dict(result), indent=1, allow_nan=False) if as_json else as_text(result, a, b, split))
+    if as_json:
+        print(json.dumps(as_dict(result), indent=1, allow_nan=False))
+    else:
+        print(as_text(result, a, b, f"{split}, evaluate.iou {settings.iou:g}"))
 
 
 def as_dict(result: Comparison) -> dict:
@@ -41,10 +44,11 @@ def as_dict(result: Comparison) -> dict:
     return {"at": at, "images": result.images, "lesions": result.lesions, "patients": result.patients}
 
 
-def as_text(result: Comparison, a: str, b: str, split: str) -> str:
-    """A table for people, in percent."""
+def as_text(result: Comparison, a: str, b: str, compared_on: str) -> str:
+    """A table for people, in percent; `compared_on` tells the split and the rule."""
     lines = [
-        f"A = {a}, B = {b}: {result.lesions} lesions on {result.images} slices of {result.patients} patients ({split})",
+        f"A = {a}, B = {b}: {result.lesions} lesions on {result.images} slices of {result.patients} patients "
+        f"({compared_on})",
         "FPs/image     A, %    B, %   B − A  95 % interval         p",
     ]
     for rate, *values, p in zip(result.rates, result.a, result.b, result.difference, result.low, result.high, result.p,

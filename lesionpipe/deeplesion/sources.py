@@ -173,8 +173,10 @@ def check_drop(part: str, lock: str | Path = "dvc.lock") -> None:
         raise UserError(f'part "{part}": there is no such part; a part is two digits, such as 01')
     if (RAW / part / POINTER).exists():
         raise UserError(f"part {part}: {RAW / part} only points to data that lies elsewhere; nothing to drop")
-    missing = [out for out in _outs(Path(lock), f"preprocess@{part}") or ["data/slices"] if not Path(out).exists()]
-    if missing or not _outs(Path(lock), f"download@{part}"):
+    made = _outs(Path(lock), f"preprocess@{part}")
+    if not made:
+        raise UserError(f"part {part}: never preprocessed; is it one of dataset.parts, and has `dvc repro` run?")
+    if not all(Path(out).exists() for out in made) or not _outs(Path(lock), f"download@{part}"):
         raise UserError(f"part {part}: not preprocessed yet; run `dvc repro --allow-missing preprocess@{part}` first")
 
 
