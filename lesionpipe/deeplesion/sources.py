@@ -163,8 +163,8 @@ def _write_pointer(part: str, pointer: dict) -> None:
         write_json(folder / POINTER, pointer)
 
 
-def check_drop(part: str, lock: str | Path = "dvc.lock") -> None:
-    """Check that a part's archive can be dropped.
+def check_drop(part: str, lock: str | Path = "dvc.lock") -> str:
+    """Check that a part's archive can be dropped; gives the hash under which DVC keeps its folder.
 
     Raises:
         UserError: there is no such part, it isn't preprocessed yet, or its data is read where it lies.
@@ -173,11 +173,13 @@ def check_drop(part: str, lock: str | Path = "dvc.lock") -> None:
         raise UserError(f'part "{part}": there is no such part; a part is two digits, such as 01')
     if (RAW / part / POINTER).exists():
         raise UserError(f"part {part}: {RAW / part} only points to data that lies elsewhere; nothing to drop")
-    made = _outs(Path(lock), f"preprocess@{part}")
+    stages = _stages(Path(lock))  # once: with 56 parts it takes seconds to read
+    made, raw = _outs(stages, f"preprocess@{part}"), _outs(stages, f"download@{part}")
     if not made:
         raise UserError(f"part {part}: never preprocessed; is it one of dataset.parts, and has `dvc repro` run?")
-    if not all(Path(out).exists() for out in made) or not _outs(Path(lock), f"download@{part}"):
+    if not all(Path(out).exists() for out in made) or not raw:
         raise UserError(f"part {part}: not preprocessed yet; run `dvc repro --allow-missing preprocess@{part}` first")
+    return raw[str(RAW / part)]
 
 
 def drop(part: str, lock: str | Path = "dvc.lock") -> int:
@@ -188,11 +190,10 @@ def drop(part: str, lock: str | Path = "dvc.lock") -> int:
     Raises:
         UserError: see `check_drop`.
     """
-    check_drop(part, lock)
-    raw, freed = str(RAW / part), 0
-    shutil.rmtree(raw, ignore_errors=True)
+    digest, freed = check_drop(part, lock), 0
+    shutil.rmtree(RAW / part, ignore_errors=True)
     cache = dvc_cache()
-    listing = cache_file(cache, _outs(Path(lock), f"download@{part}")[raw]) if cache else None
+    listing = cache_file(cache, digest) if cache else None
     if listing and listing.exists():
         for entry in json.loads(listing.read_text()):
             file = cache_file(cache, entry["md5"])
@@ -202,9 +203,9 @@ def drop(part: str, lock: str | Path = "dvc.lock") -> int:
     return freed
 
 
-def _outs(lock: Path, stage: str) -> dict[str, str]:
+def _outs(stages: dict[str, dict], stage: str) -> dict[str, str]:
     """Path -> hash of the outputs of a stage as DVC recorded them."""
-    return {out["path"]: out.get("md5", "") for out in _stages(lock).get(stage, {}).get("outs", [])}
+    return {out["path"]: out.get("md5", "") for out in stages.get(stage, {}).get("outs", [])}
 
 
 def _stages(lock: Path) -> dict[str, dict]:
