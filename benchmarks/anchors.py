@@ -16,9 +16,9 @@ import numpy as np
 from lesionpipe.anchors.grid import SIZES, AnchorSet, anchors_for, centre_inside, paper_set
 from lesionpipe.anchors.overlap import BestOverlap
 from lesionpipe.anchors.search import Effort, Space, search
-from lesionpipe.boxes import pairwise_iou
 from lesionpipe.commands.box_file import read_boxes
-from lesionpipe.errors import run
+from lesionpipe.core.boxes import pairwise_iou
+from lesionpipe.core.errors import run
 
 REPEATS = 200
 PIECE = 20000  # anchors a time
@@ -60,13 +60,23 @@ def main() -> None:
     listed = plain(sample, anchor_set)
     slow = (time.perf_counter() - start) * len(boxes) / len(sample)
     exact = BestOverlap(sample, anchor_set.strides, (USUAL, USUAL)).of(anchor_set)
-    print(json.dumps({
-        "boxes": len(boxes), "strides": anchor_set.strides, "search_seconds": round(found.seconds, 2),
-        "evaluations": found.evaluations, "mean_iou_grid": round(1 - found.loss, 4),
-        "evaluation_ms": round(1000 * fast, 3), "plain_evaluation_ms": round(1000 * slow),
-        "plain_measured_on_boxes": len(sample), "times_faster": round(slow / fast),
-        "largest_difference": float(np.abs(listed - exact).max()),
-    }, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "boxes": len(boxes),
+                "strides": anchor_set.strides,
+                "search_seconds": round(found.seconds, 2),
+                "evaluations": found.evaluations,
+                "mean_iou_grid": round(1 - found.loss, 4),
+                "evaluation_ms": round(1000 * fast, 3),
+                "plain_evaluation_ms": round(1000 * slow),
+                "plain_measured_on_boxes": len(sample),
+                "times_faster": round(slow / fast),
+                "largest_difference": float(np.abs(listed - exact).max()),
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

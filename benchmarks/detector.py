@@ -20,14 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import RetinaNet
 from torchvision_retinanet import torchvision_network
 
-from lesionpipe.anchors.grid import SIZES, AnchorSet, anchors_for, paper_set, retinanet_set
-from lesionpipe.detector.decode import decode
-from lesionpipe.detector.inference import for_inference
-from lesionpipe.detector.losses import build_targets, detection_losses
-from lesionpipe.detector.network import Network, build_network
+from lesionpipe.anchors.grid import SIZES, AnchorSet, anchors_for, level_numbers, paper_set, retinanet_set
+from lesionpipe.core.devices import tune_for
+from lesionpipe.detectors.inference import for_inference
+from lesionpipe.detectors.retinanet.decode import decode
+from lesionpipe.detectors.retinanet.losses import build_targets, detection_losses
+from lesionpipe.detectors.retinanet.network import Network, build_network
 from lesionpipe.params import Detect, load_params
 from lesionpipe.params import Network as NetworkParams
-from lesionpipe.training.machine import tune_for
 
 ROOT = Path(__file__).parents[1]
 ROWS = {  # levels, mask branch, attention, anchors, time in units of the first row (paper, Table 1)
@@ -120,7 +120,7 @@ def our_detection(network: Network, anchors: AnchorSet, setting: Setting, compil
         network.compile()
     image = setting.images(1)
     places = torch.from_numpy(anchors_for(anchors, setting.size, setting.size)).to(setting.device)
-    margin = setting.detect.mask_margin_px * setting.size / 512
+    margin = setting.detect.recist_margin_px * setting.size / 512
 
     @torch.inference_mode()
     def detect() -> None:
@@ -186,7 +186,7 @@ def compare(params: NetworkParams, setting: Setting) -> None:
     """Ours and torchvision's, without what torchvision hasn't (mask branch, gates), on both pyramids."""
     for levels in ("P3-P7", "P2-P6"):
         own = params.model_copy(update={"levels": levels, "mask_branch": False, "attention": False})
-        anchors = paper_set(own.level_numbers).scaled(setting.size / 512)
+        anchors = paper_set(level_numbers(own.levels)).scaled(setting.size / 512)
         peers, ours = {}, {}
         for compiled in (False, True)[: 1 + setting.compiled]:
             kind = ", compiled" if compiled else ""
@@ -213,7 +213,7 @@ def rows(params: NetworkParams, setting: Setting, peak: float, training: bool) -
     for name, (levels, mask_branch, attention, anchors_of, _) in ROWS.items():
         changes = {"levels": levels, "mask_branch": mask_branch, "attention": attention}
         own = params.model_copy(update=changes)
-        anchors = anchors_of(own.level_numbers, SIZES).scaled(setting.size / 512)
+        anchors = anchors_of(level_numbers(own.levels), SIZES).scaled(setting.size / 512)
         network = our_network(own, anchors, setting)
         networks[name] = sum(p.numel() for p in network.parameters()) / 1e6
         counts[name] = flops(network, setting)

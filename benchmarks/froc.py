@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lesionpipe.evaluation.bootstrap import draw_patients, interval, resample_sensitivity
-from lesionpipe.evaluation.froc import match, pooled_events, sensitivity
-from lesionpipe.evaluation.truth import Detections, Truth
+from lesionpipe.evaluate.bootstrap import draw_patients, interval, resample_sensitivity
+from lesionpipe.evaluate.froc import match, pooled_events, sensitivity
+from lesionpipe.evaluate.truth import Detections, Truth
 
 IMAGES, LESIONS, PATIENTS, DETECTIONS, SAMPLES = 4817, 4912, 660, 289_000, 1000
 RATES = np.array([0.5, 1, 2, 4, 8, 16])

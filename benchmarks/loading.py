@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator
 import torch
 
 from lesionpipe.anchors.grid import AnchorSet, anchors_for
-from lesionpipe.detector.network import build_network
-from lesionpipe.errors import run
-from lesionpipe.files import read_json
+from lesionpipe.core.devices import Machine, compile_network, machine_of, tune_for
+from lesionpipe.core.errors import run
+from lesionpipe.core.files import read_json
+from lesionpipe.data.samples import Batch, loader
+from lesionpipe.detectors.retinanet.network import build_network
 from lesionpipe.params import Params, load_params
-from lesionpipe.training.batch import Batch, loader
-from lesionpipe.training.dataset import EpochSampler, LesionDataset
-from lesionpipe.training.machine import Machine, compile_network, machine_of, tune_for
-from lesionpipe.training.module import DetectorTraining
-from lesionpipe.training.train import Inputs, open_dataset
+from lesionpipe.train.dataset import EpochSampler, LesionDataset
+from lesionpipe.train.module import DetectorTraining
+from lesionpipe.train.train import Inputs, open_dataset
 
 HELD = 4  # batches kept in memory for the step
 
@@ -35,7 +35,7 @@ def main() -> None:
     machine = machine_of(params.runtime)
     tune_for(machine.device)
     dataset = open_dataset(Inputs(params.dataset.parts), params.preprocess, params.network, params.train, "train")
-    side, batch = params.preprocess.size, params.train.batch
+    side, batch = params.preprocess.image_size, params.train.batch_size
     print(f"{len(dataset)} training slices of {side} px, batch {batch}, {machine.device}, {os.cpu_count()} cores")
     rates = {}
     for workers in sorted({0, 1, 2, machine.workers}):
@@ -49,8 +49,8 @@ def main() -> None:
 
 def batches(dataset: LesionDataset, params: Params, workers: int, device: str) -> Iterator[Batch]:
     """Augmented batches without end."""
-    sampler = EpochSampler(len(dataset), params.train.batch, params.train.seed)
-    endless = loader(dataset, params.train.batch, sampler, Machine(device, 1, 1, workers))
+    sampler = EpochSampler(len(dataset), params.train.batch_size, params.train.seed)
+    endless = loader(dataset, params.train.batch_size, sampler, Machine(device, 1, 1, workers))
     return itertools.chain.from_iterable(itertools.repeat(endless))
 
 
@@ -62,7 +62,7 @@ def steps(params: Params, held: list[Batch], machine: Machine) -> Iterator[None]
         network = network.to(memory_format=torch.channels_last)
     if params.train.compile:
         compile_network(network, machine.device, "train.compile")
-    anchors = torch.from_numpy(anchors_for(anchor_set, params.preprocess.size, params.preprocess.size))
+    anchors = torch.from_numpy(anchors_for(anchor_set, params.preprocess.image_size, params.preprocess.image_size))
     module = DetectorTraining(network, anchors, params.train, params.preprocess.hu).to(machine.device)
     optimizer = module.configure_optimizers()
     for batch in itertools.cycle(held):

@@ -18,15 +18,15 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from lesionpipe.deeplesion.lesion_table import read_lesions
-from lesionpipe.deeplesion.phantom import read_true_masks
-from lesionpipe.deeplesion.shards import Shards
-from lesionpipe.deeplesion.stack import to_stored
-from lesionpipe.groups import by_size
+from lesionpipe.data.geometry import to_stored
+from lesionpipe.data.schema import read_lesions
+from lesionpipe.data.size_groups import by_size
+from lesionpipe.data.slices import SliceStore
+from lesionpipe.masks.batch import SliceTask, slice_hu, slice_tasks
+from lesionpipe.masks.methods import LesionMask, make_mask
+from lesionpipe.masks.summary import measure
 from lesionpipe.params import Masks, load_params
-from lesionpipe.weak_labels.batch import SliceTask, slice_hu, slice_tasks
-from lesionpipe.weak_labels.methods import LesionMask, make_mask
-from lesionpipe.weak_labels.summary import measure
+from lesionpipe.phantom import read_true_masks
 
 ROOT = Path(__file__).parents[1]
 PART = "01"
@@ -50,7 +50,7 @@ def prepare(patients: int, size: int, first: bool) -> None:
     params = yaml.load((ROOT / "presets/phantom.yaml").read_text(encoding="utf-8"))
     params["dataset"]["parts"] = [PART]
     params["phantom"] |= {"patients_per_part": patients, "image_size": 512}
-    params["preprocess"]["size"] = size
+    params["preprocess"]["image_size"] = size
     yaml.dump(params, Path("params.yaml"))
     listing = Path(params["dataset"]["listing"])
     listing.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,11 @@ def variants(chosen: Masks) -> dict[str, Masks]:
     methods = {
         method: chosen.model_copy(update={"method": method}) for method in ("grabcut", "box-dilation", "ellipse")
     }
-    return methods | {"grabcut, reach: null": chosen.model_copy(update={"method": "grabcut", "reach": None})}
+    return methods | {
+        "grabcut, background_ellipse_factor: null": chosen.model_copy(
+            update={"method": "grabcut", "background_ellipse_factor": None}
+        )
+    }
 
 
 def all_methods(chosen: Masks, size: int):
@@ -77,7 +81,7 @@ def all_methods(chosen: Masks, size: int):
     names = pd.read_csv("data/raw/DL_info.csv", usecols=["File_name"])["File_name"]
     keys = dict(enumerate(zip(names, names.groupby(names).cumcount() + 1, strict=True), start=1))
     tasks = slice_tasks(
-        f"data/slices/{PART}.npy", Shards.open(parts=[PART]).index, lesions.reset_index(drop=True), to_stored
+        f"data/slices/{PART}.npy", SliceStore.open(parts=[PART]).index, lesions.reset_index(drop=True), to_stored
     )
     for name, settings in variants(chosen).items():
         rows = []

@@ -26,13 +26,13 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from lesionpipe.deeplesion.preprocess import preprocess_part, read_key_slices
-from lesionpipe.deeplesion.reader import ZipReader, split_name
-from lesionpipe.deeplesion.stack import plan_stack
-from lesionpipe.parallel import cores
+from lesionpipe.core.parallel import cores
+from lesionpipe.download.reader import ZipReader, split_name
 from lesionpipe.params import Preprocess, load_params
+from lesionpipe.preprocess.part import preprocess_part, read_key_slices
+from lesionpipe.preprocess.stack import plan_stack
 
-PAPER = {"size": 512, "slices": 3, "spacing_mm": 2.0, "hu": (-1024, 1050)}
+PAPER = {"image_size": 512, "slices": 3, "spacing_mm": 2.0, "hu": (-1024, 1050)}
 SIDE = 512
 DIFFERENT = 200
 SERIES_SLICES = 60
@@ -80,8 +80,13 @@ def needed_names(reader: ZipReader, key_slices: pd.DataFrame, settings: Preproce
     names = set()
     for row in key_slices.itertuples():
         series, number = split_name(row.file_name)
-        plan = plan_stack(int(number), row.slice_interval_mm, lambda n, s=series: reader.exists(f"{s}_{n:03d}.png"),
-                          settings.slices, settings.spacing_mm)  # fmt: skip
+        plan = plan_stack(
+            int(number),
+            row.slice_interval_mm,
+            lambda n, s=series: reader.exists(f"{s}_{n:03d}.png"),
+            settings.slices,
+            settings.spacing_mm,
+        )
         names.update(f"{series}_{n:03d}.png" for n in plan.needed)
     return sorted(names)
 
@@ -117,16 +122,23 @@ def measure(archive: Path, key_slices: Path, settings: Preprocess, out: Path, wo
         stage_s.append(stage(archive, table, settings, out, workers))
     decode, whole = statistics.median(decode_s), statistics.median(stage_s)
     return {
-        "archive_gb": round(archive.stat().st_size / 1e9, 3), "key_slices": len(table), "slices_decoded": len(names),
-        "png_mb": round(megabytes), "written_mb": round((out / "01.npy").stat().st_size / 1e6), "workers": workers,
-        "decode_s": [round(s, 2) for s in decode_s], "stage_s": [round(s, 2) for s in stage_s],
-        "ratio": round(whole / decode, 3), "png_mb_per_s": round(megabytes / whole, 1),
+        "archive_gb": round(archive.stat().st_size / 1e9, 3),
+        "key_slices": len(table),
+        "slices_decoded": len(names),
+        "png_mb": round(megabytes),
+        "written_mb": round((out / "01.npy").stat().st_size / 1e6),
+        "workers": workers,
+        "decode_s": [round(s, 2) for s in decode_s],
+        "stage_s": [round(s, 2) for s in stage_s],
+        "ratio": round(whole / decode, 3),
+        "png_mb_per_s": round(megabytes / whole, 1),
         "key_slices_per_s": round(len(table) / whole, 1),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "all_56_parts_min": round(OFFICIAL_KEY_SLICES * whole / len(table) / 60, 1),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
         "opencv": cv2.__version__,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

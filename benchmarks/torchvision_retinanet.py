@@ -8,8 +8,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from lesionpipe.anchors.grid import AnchorSet
-from lesionpipe.detector.backbone import build_backbone
+from lesionpipe.anchors.grid import AnchorSet, level_numbers
+from lesionpipe.detectors.backbones import build_backbone
 from lesionpipe.params import Detect, Network
 
 
@@ -18,7 +18,7 @@ class TorchvisionBackbone(nn.Module):
 
     def __init__(self, params: Network) -> None:
         super().__init__()
-        first, last = params.level_numbers[0], params.level_numbers[-1]
+        first, last = level_numbers(params.levels)[0], level_numbers(params.levels)[-1]
         self.body = build_backbone(params.backbone, None, 3)
         self.first = first
         self.out_channels = params.channels
@@ -57,10 +57,10 @@ def torchvision_network(
         TorchvisionBackbone(params),
         num_classes=1,
         anchor_generator=AnchorGenerator(sizes, (anchors.ratios,) * len(sizes)),
-        score_thresh=detect.score_floor,
+        score_thresh=detect.score_threshold,
         nms_thresh=detect.nms_iou,
-        detections_per_img=detect.per_image,
-        topk_candidates=detect.candidates_per_level,
+        detections_per_img=detect.detections_per_image,
+        topk_candidates=detect.topk_candidates,
         min_size=size,
         max_size=size,
         _skip_resize=True,

@@ -2,11 +2,15 @@
 
 import typer
 
-from lesionpipe import errors
 from lesionpipe.commands import ablation, anchors, compare, drop, export, fetch, froc
+from lesionpipe.core import errors
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Lesion detection in CT: tools beside the DVC pipeline.")  # fmt: skip
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Lesion detection in CT: tools beside the DVC pipeline.",
+)
 app.command("fetch")(fetch.fetch)
 app.command("drop")(drop.drop)
 app.command("anchors")(anchors.anchors)

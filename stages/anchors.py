@@ -2,16 +2,16 @@
 
 import pandas as pd
 
-from lesionpipe.anchors.grid import paper_set, retinanet_set
+from lesionpipe.anchors.grid import level_numbers, paper_set, retinanet_set
 from lesionpipe.anchors.overlap import BestOverlap
 from lesionpipe.anchors.plots import draw_shapes
 from lesionpipe.anchors.report import Lesions, by_count, compare
 from lesionpipe.anchors.search import effort_of, search, space_of
-from lesionpipe.deeplesion.lesion_table import BOX, read_lesions
-from lesionpipe.deeplesion.stack import to_stored
-from lesionpipe.errors import UserError, run
-from lesionpipe.files import write_csv, write_json
-from lesionpipe.groups import by_size
+from lesionpipe.core.errors import UserError, run
+from lesionpipe.core.formats import write_csv, write_json
+from lesionpipe.data.geometry import to_stored
+from lesionpipe.data.schema import BOX, read_lesions
+from lesionpipe.data.size_groups import by_size
 from lesionpipe.params import load_params
 
 LESIONS = "data/lesions.csv"
@@ -20,7 +20,7 @@ REPORTED = ("val", "test")
 
 def main() -> None:
     params = load_params()
-    settings, side = params.anchors, params.preprocess.size
+    settings, side = params.anchors, params.preprocess.image_size
     table = read_lesions(LESIONS)
     lesions = {split: on_stored_slice(table[table["split"] == split], side) for split in {*REPORTED, settings.split}}
     fitted = lesions[settings.split]
@@ -29,18 +29,19 @@ def main() -> None:
             f"{LESIONS}: no lesion in split {settings.split!r}; change anchors.split or add to dataset.parts"
         )
 
-    space, effort = space_of(settings, params.network.level_numbers, side), effort_of(settings)
+    space, effort = space_of(settings, level_numbers(params.network.levels), side), effort_of(settings)
     published = {"default": retinanet_set(space.levels, space.sizes), "paper": paper_set(space.levels, space.sizes)}
-    strides = published["paper"].strides if settings.objective == "grid" else None
+    strides = published["paper"].strides if settings.placement == "grid" else None
     overlap = BestOverlap(fitted.boxes, strides, fitted.image_sizes)
-    found = search(space, overlap, settings.score, effort)
+    found = search(space, overlap, settings.objective, effort)
     sets = {"searched": found.anchors} | published
 
     write_json("data/anchors.json", sets[settings.use].to_dict() | {"use": settings.use})
     write_json("metrics/anchors.json", compare(sets, {split: lesions[split] for split in REPORTED}))
     write_csv("metrics/anchors_convergence.csv", pd.DataFrame(found.history))
     write_csv(
-        "metrics/anchors_count.csv", by_count(space, fitted, overlap, settings.score, effort, params.runtime.workers)
+        "metrics/anchors_count.csv",
+        by_count(space, fitted, overlap, settings.objective, effort, params.runtime.workers),
     )
     draw_shapes("metrics/anchors_shapes.png", sets, fitted)
     effort_made = f"{found.evaluations} evaluations over {len(fitted.boxes)} lesions in {found.seconds:.1f} s"

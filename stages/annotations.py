@@ -1,8 +1,8 @@
 """Stage `annotations`: DL_info.csv, fetched, given or the phantom's own."""
 
-from lesionpipe.deeplesion.annotation_source import provide_annotations
-from lesionpipe.deeplesion.download import Patience
-from lesionpipe.errors import run
+from lesionpipe.core.errors import run
+from lesionpipe.download.transfer import Patience
+from lesionpipe.lesions.source import provide_annotations
 from lesionpipe.params import load_params
 
 

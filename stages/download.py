@@ -2,9 +2,9 @@
 
 import sys
 
-from lesionpipe.deeplesion.download import Patience
-from lesionpipe.deeplesion.sources import provide
-from lesionpipe.errors import run
+from lesionpipe.core.errors import run
+from lesionpipe.download.sources import provide
+from lesionpipe.download.transfer import Patience
 from lesionpipe.params import load_params
 
 

@@ -2,14 +2,14 @@
 
 import pandas as pd
 
-from lesionpipe.deeplesion.lesion_table import read_lesions
-from lesionpipe.deeplesion.shards import Shards
-from lesionpipe.errors import UserError, run
-from lesionpipe.evaluation.pictures import pictures_of
-from lesionpipe.evaluation.report import write_report
-from lesionpipe.evaluation.split import evaluate_split
-from lesionpipe.evaluation.truth import read_detections
-from lesionpipe.files import write_csv, write_json
+from lesionpipe.core.errors import UserError, run
+from lesionpipe.core.formats import write_csv, write_json
+from lesionpipe.data.detections import read_detections
+from lesionpipe.data.schema import read_lesions
+from lesionpipe.data.slices import SliceStore
+from lesionpipe.evaluate.pictures import pictures_of
+from lesionpipe.evaluate.report import write_report
+from lesionpipe.evaluate.split import evaluate_split
 from lesionpipe.params import load_params
 
 DETECTIONS = "data/detections.csv"
@@ -17,7 +17,7 @@ DETECTIONS = "data/detections.csv"
 
 def main() -> None:
     params = load_params()
-    shards = Shards.open("data/slices", params.dataset.parts)
+    shards = SliceStore.open("data/slices", params.dataset.parts)
     lesions = read_lesions("data/lesions.csv")
     found = read_detections(DETECTIONS)
     if unexpected := sorted(set(found["split"]) - set(params.detect.splits)):

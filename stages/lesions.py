@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
-from lesionpipe.deeplesion.annotations import key_slices, report, usable_lesions
-from lesionpipe.deeplesion.dl_info import read_dl_info
-from lesionpipe.deeplesion.inventory import read_inventories
-from lesionpipe.errors import run
-from lesionpipe.files import write_csv, write_json
+from lesionpipe.core.errors import run
+from lesionpipe.core.formats import write_csv, write_json
+from lesionpipe.download.inventory import read_inventories
+from lesionpipe.lesions.checks import key_slices, report, usable_lesions
+from lesionpipe.lesions.dl_info import read_dl_info
 from lesionpipe.params import load_params
 
 

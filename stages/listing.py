@@ -1,8 +1,8 @@
 """Stage `listing` (only for an extracted folder): its slices with size and time, looked at in every `dvc repro`."""
 
-from lesionpipe.deeplesion.inventory import list_folder
-from lesionpipe.errors import run
-from lesionpipe.files import write_csv
+from lesionpipe.core.errors import run
+from lesionpipe.core.formats import write_csv
+from lesionpipe.download.inventory import list_folder
 from lesionpipe.params import FOLDER_LISTING, load_params
 
 

@@ -1,12 +1,13 @@
 """Stage `mask_sheet`: how good the masks are, by number (where true masks are known) and by eye (a contact sheet)."""
 
-from lesionpipe.deeplesion.lesion_table import read_lesions
-from lesionpipe.errors import run
-from lesionpipe.evaluation.mask_quality import examples, mask_table, true_agreement, true_masks
-from lesionpipe.files import atomic_path, write_json
+from lesionpipe.core.errors import run
+from lesionpipe.core.files import atomic_path
+from lesionpipe.core.formats import write_json
+from lesionpipe.data.schema import read_lesions
+from lesionpipe.masks.contact_sheet import choose, contact_sheet, save_sheet
+from lesionpipe.masks.quality import examples, mask_table, true_agreement, true_masks
+from lesionpipe.masks.summary import agreement, counts
 from lesionpipe.params import load_params
-from lesionpipe.weak_labels.sheet import choose, contact_sheet, save_sheet
-from lesionpipe.weak_labels.summary import agreement, counts
 
 SHOWN = 24
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from lesionpipe.detector.checkpoint import save_model
-from lesionpipe.errors import run
-from lesionpipe.files import write_json
+from lesionpipe.core.errors import run
+from lesionpipe.core.formats import write_json
+from lesionpipe.detectors.checkpoint import save_model
 from lesionpipe.params import load_params
-from lesionpipe.training.train import Inputs, train_detector
+from lesionpipe.train.train import Inputs, train_detector
 
 
 def main() -> None:

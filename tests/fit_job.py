@@ -6,7 +6,7 @@ import lightning as L
 import torch
 
 from lesionpipe.params import load_params
-from lesionpipe.training import train
+from lesionpipe.train import train
 
 
 class KeepGradients(L.Callback):

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lesionpipe.deeplesion.lesion_table import BOX, COLUMNS, RECIST
-from lesionpipe.deeplesion.shards import write_shard
-from lesionpipe.evaluation.truth import read_detections
-from lesionpipe.files import write_csv
-from lesionpipe.weak_labels.store import StoredMask, write_masks
+from lesionpipe.core.formats import write_csv
+from lesionpipe.data.detections import read_detections
+from lesionpipe.data.masks import StoredMask, write_masks
+from lesionpipe.data.schema import BOX, COLUMNS, RECIST
+from lesionpipe.data.slices import write_slices
 
 PRESET = Path(__file__).parents[1] / "presets" / "phantom.yaml"
 SIDE = 32  # px of the stored slices
@@ -17,8 +17,14 @@ SIZE = 64  # px of the archive's
 NAMES = [f"{patient:06d}_01_01_010.png" for patient in range(1, 7)]
 SPLITS = ["train", "train", "val", "val", "test", "test"]
 # lesion, slice, type, long diameter in mm, slice interval in mm; one more on the last test slice than elsewhere
-LESIONS = [(1, 0, "unknown", 20, 5), (2, 2, "liver", 5, 1), (3, 3, "lung", 10, 5), (4, 4, "lung", 30, 5),
-           (5, 5, "bone", 31, None), (6, 5, "lung", None, 1)]  # fmt: skip
+LESIONS = [
+    (1, 0, "unknown", 20, 5),
+    (2, 2, "liver", 5, 1),
+    (3, 3, "lung", 10, 5),
+    (4, 4, "lung", 30, 5),
+    (5, 5, "bone", 31, None),
+    (6, 5, "lung", None, 1),
+]
 HIT, NEAR, MISS = (10, 10, 29, 29), (34, 34, 53, 53), (0, 40, 9, 49)
 # On test: false, hit of 4, hit of 5, false, lesion 6 is never found. On val: hit of 2; nothing on the other slice.
 FOUND = [
@@ -34,10 +40,20 @@ def write_small_set(folder: Path, found: list[tuple] = FOUND) -> None:
     """params.yaml, slices, lesions, masks and detections of two slices a split."""
     text = PRESET.read_text(encoding="utf-8").replace('parts: ["01", "02", "03", "04"]', 'parts: ["01"]')
     (folder / "params.yaml").write_text(text.replace("bootstrap: 1000", "bootstrap: 20"), encoding="utf-8")
-    index = pd.DataFrame({"row": range(6), "file_name": NAMES, "split": SPLITS, "patient": range(1, 7),
-                          "width_original_px": SIZE, "height_original_px": SIZE, "scale_x": 0.5, "scale_y": 0.5,
-                          "neighbours": "exact"})  # fmt: skip
-    write_shard(folder / "data/slices", "01", index, np.zeros((6, 3, SIDE, SIDE), np.int16), (3, SIDE, SIDE))
+    index = pd.DataFrame(
+        {
+            "row": range(6),
+            "file_name": NAMES,
+            "split": SPLITS,
+            "patient": range(1, 7),
+            "width_original_px": SIZE,
+            "height_original_px": SIZE,
+            "scale_x": 0.5,
+            "scale_y": 0.5,
+            "neighbours": "exact",
+        }
+    )
+    write_slices(folder / "data/slices", "01", index, np.zeros((6, 3, SIDE, SIDE), np.int16), (3, SIDE, SIDE))
     write_csv(folder / "data/lesions.csv", pd.DataFrame([_lesion(*row) for row in LESIONS])[COLUMNS])
     square = np.ones((10, 10), bool)
     masks = [StoredMask(n, row, *(17, 17) if n == 6 else (5, 5), square) for n, row, *_ in LESIONS]
@@ -55,7 +71,24 @@ def write_found(path: Path, found: list[tuple]) -> None:
 def _lesion(lesion: int, row: int, kind: str, diameter: float | None, interval: float | None) -> dict:
     box = NEAR if lesion == 6 else HIT
     points = [10, 20, 29, 20, 20, 12, 20, 27] if lesion != 6 else [None] * 8
-    return dict.fromkeys(COLUMNS) | dict(zip(BOX, box, strict=True)) | dict(zip(RECIST, points, strict=True)) | {
-        "lesion": lesion, "file_name": NAMES[row], "part": "01", "patient": row + 1, "study": 1, "series": 1,
-        "key_slice": 10, "split": SPLITS[row], "type": kind, "noisy": int(lesion == 5), "long_diameter_mm": diameter,
-        "slice_interval_mm": interval, "width_original_px": SIZE, "height_original_px": SIZE}  # fmt: skip
+    return (
+        dict.fromkeys(COLUMNS)
+        | dict(zip(BOX, box, strict=True))
+        | dict(zip(RECIST, points, strict=True))
+        | {
+            "lesion": lesion,
+            "file_name": NAMES[row],
+            "part": "01",
+            "patient": row + 1,
+            "study": 1,
+            "series": 1,
+            "key_slice": 10,
+            "split": SPLITS[row],
+            "type": kind,
+            "noisy": int(lesion == 5),
+            "long_diameter_mm": diameter,
+            "slice_interval_mm": interval,
+            "width_original_px": SIZE,
+            "height_original_px": SIZE,
+        }
+    )

@@ -15,7 +15,7 @@ from lesionpipe.anchors.report import Lesions, by_count, compare
 from lesionpipe.anchors.search import Effort, Space, search, space_of
 from lesionpipe.commands.anchors import anchors, measured
 from lesionpipe.commands.box_file import read_boxes
-from lesionpipe.errors import UserError
+from lesionpipe.core.errors import UserError
 from lesionpipe.params import load_params
 
 SPACE = Space((32, 64), (3, 4), ((0.4, 1.6),) * 2, ((1, 3),))

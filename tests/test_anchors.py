@@ -15,18 +15,24 @@ from lesionpipe.anchors.grid import (
     strides_of,
 )
 from lesionpipe.anchors.overlap import BestOverlap, loss
-from lesionpipe.boxes import pairwise_iou
-from lesionpipe.errors import UserError
+from lesionpipe.core.boxes import pairwise_iou
+from lesionpipe.core.errors import UserError
 
 
 def test_a_grid_of_three_by_three_cells_of_stride_4():
     anchors = anchors_for(AnchorSet((4,), (1,), (1,), (4,)), height=12, width=12)
     assert anchors.dtype == np.float32
     assert anchors.tolist() == [
-        [-0.5, -0.5, 3.5, 3.5], [3.5, -0.5, 7.5, 3.5], [7.5, -0.5, 11.5, 3.5],
-        [-0.5, 3.5, 3.5, 7.5], [3.5, 3.5, 7.5, 7.5], [7.5, 3.5, 11.5, 7.5],
-        [-0.5, 7.5, 3.5, 11.5], [3.5, 7.5, 7.5, 11.5], [7.5, 7.5, 11.5, 11.5],
-    ]  # fmt: skip
+        [-0.5, -0.5, 3.5, 3.5],
+        [3.5, -0.5, 7.5, 3.5],
+        [7.5, -0.5, 11.5, 3.5],
+        [-0.5, 3.5, 3.5, 7.5],
+        [3.5, 3.5, 7.5, 7.5],
+        [7.5, 3.5, 11.5, 7.5],
+        [-0.5, 7.5, 3.5, 11.5],
+        [3.5, 7.5, 7.5, 11.5],
+        [7.5, 7.5, 11.5, 11.5],
+    ]
 
 
 def test_order_in_a_cell_is_scale_by_scale_with_all_ratios_each():
@@ -127,8 +133,13 @@ def boxes_in_images(draw):
 
 
 @settings(max_examples=250, deadline=None)
-@given(boxes_in_images(), st.sampled_from([(4, 8, 16), (8,), (32,), (16, 64)]), st.sampled_from([0.0, 1.0]),
-       st.floats(0.2, 2), st.floats(1, 4))  # fmt: skip
+@given(
+    boxes_in_images(),
+    st.sampled_from([(4, 8, 16), (8,), (32,), (16, 64)]),
+    st.sampled_from([0.0, 1.0]),
+    st.floats(0.2, 2),
+    st.floats(1, 4),
+)
 def test_grid_overlap_equals_the_best_of_all_anchors_whose_centre_lies_inside(sample, strides, pixel, scale, ratio):
     boxes, width, height = sample
     anchor_set = AnchorSet(tuple(2 * s for s in strides), (scale, 1.1), (1 / ratio, 1, ratio), strides)

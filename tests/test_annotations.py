@@ -14,14 +14,15 @@ from http_server import serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesionpipe.deeplesion import annotation_source, download
-from lesionpipe.deeplesion.annotation_source import compare_with_official, fetch_annotations, provide_annotations
-from lesionpipe.deeplesion.annotations import key_slices, report, usable_lesions
-from lesionpipe.deeplesion.dl_info import read_dl_info
-from lesionpipe.deeplesion.download import Patience
-from lesionpipe.deeplesion.lesion_table import BOX, COLUMNS, RECIST, SPLITS, read_lesions
-from lesionpipe.errors import UserError
-from lesionpipe.files import write_csv
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.formats import write_csv
+from lesionpipe.data.schema import BOX, COLUMNS, RECIST, SPLITS, read_lesions
+from lesionpipe.download import transfer as download
+from lesionpipe.download.transfer import Patience
+from lesionpipe.lesions import source as annotation_source
+from lesionpipe.lesions.checks import key_slices, report, usable_lesions
+from lesionpipe.lesions.dl_info import read_dl_info
+from lesionpipe.lesions.source import compare_with_official, fetch_annotations, provide_annotations
 from lesionpipe.params import Dataset, Phantom
 
 PATIENCE = Patience(retries=1, timeout_s=5, downloads=1)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from toy_set import toy_params
 
 from lesionpipe.params import Params
-from lesionpipe.training.augment import (
+from lesionpipe.train.augment import (
     compose,
     ellipse_points,
     keep_inside,
@@ -50,8 +50,9 @@ def test_shear_moves_what_lies_below_the_centre_to_the_right():
 
 
 def test_a_round_lesion_keeps_its_box_when_it_is_turned():
-    turned = transform_box(np.array([45.0, 45, 55, 55]), ellipse_points(np.array([45.0, 45, 55, 55])),
-                           compose(SIDE, rotation=0.1))  # fmt: skip
+    turned = transform_box(
+        np.array([45.0, 45, 55, 55]), ellipse_points(np.array([45.0, 45, 55, 55])), compose(SIDE, rotation=0.1)
+    )
     np.testing.assert_allclose(turned, [45, 45, 55, 55], atol=0.05)
 
 

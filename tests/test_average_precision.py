@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lesionpipe.detector.average_precision import average_precision, hit_flags
+from lesionpipe.evaluate.hit_flags import average_precision, hit_flags
 
 A, B, FAR = [0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]
 

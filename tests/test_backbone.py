@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from lesionpipe.detector.backbone import Residual, adapt_slices, build_backbone
-from lesionpipe.errors import UserError
+from lesionpipe.core.errors import UserError
+from lesionpipe.detectors.backbones import Residual, adapt_slices, build_backbone
 
 CHANNELS = {
     "small": (16, 32, 64, 128, 128),

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_froc import BOX, FAR, RATES, cases, found_of, truth_of
 
-from lesionpipe.evaluation.bootstrap import draw_patients, interval, resample_sensitivity, two_sided_p
-from lesionpipe.evaluation.froc import match, pooled_events, sensitivity
-from lesionpipe.evaluation.precision import average_precision, rank_detections
-from lesionpipe.evaluation.truth import Detections, Truth
+from lesionpipe.evaluate.bootstrap import draw_patients, interval, resample_sensitivity, two_sided_p
+from lesionpipe.evaluate.froc import match, pooled_events, sensitivity
+from lesionpipe.evaluate.precision import average_precision, rank_detections
+from lesionpipe.evaluate.truth import Detections, Truth
 
 
 def repeated(truth: Truth, found: Detections, weights: np.ndarray) -> tuple[Truth, Detections]:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lesionpipe import boxes
+from lesionpipe.core import boxes
 
 KINDS = [np.asarray, torch.as_tensor]
 

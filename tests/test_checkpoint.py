@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from lesionpipe.anchors.grid import paper_set
-from lesionpipe.detector.checkpoint import FORMAT, load_model, save_model
-from lesionpipe.detector.network import build_network
-from lesionpipe.errors import UserError, run
+from lesionpipe.anchors.grid import level_numbers, paper_set
+from lesionpipe.core.errors import UserError, run
+from lesionpipe.detectors.checkpoint import FORMAT, load_model, save_model
+from lesionpipe.detectors.retinanet.network import build_network
 from lesionpipe.params import load_params
 
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
 NETWORK = PARAMS.network.model_copy(
     update={"backbone": "small", "channels": 16, "head_depth": 1, "head_channels": 16, "weights": None}
 )
-ANCHORS = paper_set(NETWORK.level_numbers).scaled(0.375)
+ANCHORS = paper_set(level_numbers(NETWORK.levels)).scaled(0.375)
 
 
 def values(**network) -> dict:

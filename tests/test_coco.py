@@ -14,11 +14,11 @@ from pycocotools.cocoeval import COCOeval
 from small_set import NAMES, SIZE, write_small_set
 
 from lesionpipe.commands.export import coco as export_coco
-from lesionpipe.deeplesion.lesion_table import read_lesions
-from lesionpipe.errors import UserError
-from lesionpipe.evaluation.coco import read_results, read_truth
-from lesionpipe.evaluation.split import evaluate_split
-from lesionpipe.evaluation.truth import read_detections
+from lesionpipe.core.errors import UserError
+from lesionpipe.data.detections import read_detections
+from lesionpipe.data.schema import read_lesions
+from lesionpipe.evaluate.coco import read_results, read_truth
+from lesionpipe.evaluate.split import evaluate_split
 from lesionpipe.params import load_params
 
 TRUTH = {

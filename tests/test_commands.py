@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from lesionpipe.commands.compare import compare
 from lesionpipe.commands.froc import froc
-from lesionpipe.errors import UserError
-from lesionpipe.evaluation.compare import compare as compare_runs
-from lesionpipe.evaluation.revisions import open_run
+from lesionpipe.core.errors import UserError
+from lesionpipe.evaluate.compare import compare as compare_runs
+from lesionpipe.evaluate.revisions import open_run
 from lesionpipe.params import Evaluate
 
 BETTER = [*FOUND, ("test", 5, NEAR, 0.95)]  # finds the last lesion, before any false positive
@@ -81,8 +81,10 @@ def test_a_better_file_is_better(folder):
 def test_a_true_difference_is_found_and_chance_is_not():
     """60 patients: A finds every second lesion, B finds all but every tenth; C finds the other half."""
     truth = truth_of([[BOX]] * 60)
-    a, b, c = (found_of([(i, BOX, 0.9) for i in range(60) if wanted(i)])
-               for wanted in (lambda i: i % 2, lambda i: i % 10, lambda i: not i % 2))  # fmt: skip
+    a, b, c = (
+        found_of([(i, BOX, 0.9) for i in range(60) if wanted(i)])
+        for wanted in (lambda i: i % 2, lambda i: i % 10, lambda i: not i % 2)
+    )
     settings = Evaluate(
         iou=0.5, fp_rates=(1.0,), size_edges_mm=(), bootstrap=500, seed=0, operating_fp=0.5, report_slices=0
     )

@@ -6,11 +6,11 @@ import pytest
 import torch
 from toy_set import SIDE, write_toy_set
 
-from lesionpipe.deeplesion.shards import Shards
-from lesionpipe.training.batch import collate, loader
-from lesionpipe.training.dataset import EpochSampler, LesionDataset, labels_of
-from lesionpipe.training.machine import Machine
-from lesionpipe.weak_labels.store import MaskStore
+from lesionpipe.core.devices import Machine
+from lesionpipe.data.masks import MaskStore
+from lesionpipe.data.samples import collate, loader
+from lesionpipe.data.slices import SliceStore
+from lesionpipe.train.dataset import EpochSampler, LesionDataset, labels_of
 
 STILL = {"flip": 0.0, "rotation_rad": 0.0, "shear_rad": 0.0, "scale": 0.0, "translation": 0.0}
 RECIST = [f"recist_{c}{i}_original_px" for i in (1, 2, 3, 4) for c in ("x", "y")]
@@ -18,7 +18,7 @@ RECIST = [f"recist_{c}{i}_original_px" for i in (1, 2, 3, 4) for c in ("x", "y")
 
 def dataset(folder, with_mask=True, lesions=None, **train):
     params = write_toy_set(folder, train=train)
-    shards = Shards.open(folder / "data/slices", ["01"]).select(["train"])
+    shards = SliceStore.open(folder / "data/slices", ["01"]).select(["train"])
     table = pd.read_csv(folder / "data/lesions.csv", dtype={"part": str}) if lesions is None else lesions
     masks = MaskStore.open(folder / "data/masks", ["01"])
     return LesionDataset(shards, table, masks, params.train, params.preprocess.hu[0], with_mask)
@@ -83,8 +83,14 @@ def test_slices_without_lesions_and_with_two(tmp_path):
 
 def test_labels_are_scaled_to_the_stored_slice():
     index = pd.DataFrame({"file_name": ["a.png", "b.png"], "scale_x": [0.5, 1.0], "scale_y": [0.25, 1.0]})
-    row = {"lesion": 7, "file_name": "a.png", "x1_original_px": 9.5, "y1_original_px": 19.5, "x2_original_px": 29.5,
-           "y2_original_px": 39.5} | dict.fromkeys(RECIST, 19.5)  # fmt: skip
+    row = {
+        "lesion": 7,
+        "file_name": "a.png",
+        "x1_original_px": 9.5,
+        "y1_original_px": 19.5,
+        "x2_original_px": 29.5,
+        "y2_original_px": 39.5,
+    } | dict.fromkeys(RECIST, 19.5)
     first, none = labels_of(index, pd.DataFrame([row]))
     np.testing.assert_array_equal(first.boxes, [[4.5, 4.5, 14.5, 9.5]])  # (x + 0.5) scale - 0.5
     np.testing.assert_array_equal(first.recist[0, 0], [9.5, 4.5])

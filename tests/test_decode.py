@@ -8,14 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import nms
 
-from lesionpipe import boxes as box_math
-from lesionpipe.detector.calibration import calibrate, mask_boxes
-from lesionpipe.detector.decode import decode
-from lesionpipe.detector.network import RawMaps
+from lesionpipe.core import boxes as box_math
+from lesionpipe.detectors.retinanet.calibration import calibrate, mask_boxes
+from lesionpipe.detectors.retinanet.decode import decode
+from lesionpipe.detectors.retinanet.network import RawMaps
 from lesionpipe.params import Detect, load_params
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
-FIXED = {"score_floor": 0.0, "candidates_per_level": 100, "nms_iou": 0.5, "per_image": 100, "mask_threshold": 0.5}
+FIXED = {
+    "score_threshold": 0.0,
+    "topk_candidates": 100,
+    "nms_iou": 0.5,
+    "detections_per_image": 100,
+    "mask_threshold": 0.5,
+}
 SETTINGS = load_params(PARAMS).detect.model_copy(update={**FIXED, "calibrate": False})
 LOGIT_OF_3_4 = 1.0986123  # ln 3
 
@@ -68,7 +74,7 @@ def test_the_best_of_overlapping_boxes_survives_and_images_do_not_mix():
 
 def test_scores_below_the_floor_are_dropped_and_an_image_may_stay_empty():
     anchors = torch.tensor([[0.0, 0, 10, 10], [30.0, 30, 40, 40]])
-    first, second = decode(maps([[0.6, 0.04], [0.03, 0.02]]), anchors, settings_with(score_floor=0.05), 64, 0)
+    first, second = decode(maps([[0.6, 0.04], [0.03, 0.02]]), anchors, settings_with(score_threshold=0.05), 64, 0)
     assert first.scores.tolist() == pytest.approx([0.6])
     assert second.boxes.shape == (0, 4)
     assert second.scores.shape == (0,)
@@ -77,13 +83,13 @@ def test_scores_below_the_floor_are_dropped_and_an_image_may_stay_empty():
 def test_each_level_has_its_own_candidates():
     anchors = torch.tensor([[20.0 * i, 0, 20 * i + 10, 10] for i in range(4)])
     raw = maps([[0.9, 0.8, 0.7, 0.1]], level_sizes=(3, 1))
-    found = decode(raw, anchors, settings_with(candidates_per_level=1), 128, 0)[0]
+    found = decode(raw, anchors, settings_with(topk_candidates=1), 128, 0)[0]
     assert found.scores.tolist() == pytest.approx([0.9, 0.1])
 
 
 def test_at_most_per_image_detections_are_kept_of_each_image():
     anchors = torch.tensor([[20.0 * i, 0, 20 * i + 10, 10] for i in range(3)])
-    found = decode(maps([[0.1, 0.9, 0.5], [0.9, 0.2, 0.95]]), anchors, settings_with(per_image=2), 128, 0)
+    found = decode(maps([[0.1, 0.9, 0.5], [0.9, 0.2, 0.95]]), anchors, settings_with(detections_per_image=2), 128, 0)
     assert [f.scores.tolist() for f in found] == [pytest.approx([0.9, 0.5]), pytest.approx([0.95, 0.9])]
 
 
@@ -92,7 +98,7 @@ def test_suppression_agrees_with_torchvision_image_by_image():
     corners = torch.rand(200, 2) * 80
     anchors = torch.cat([corners, corners + 5 + torch.rand(200, 2) * 30], dim=1)
     raw = maps(torch.rand(3, 200).tolist(), level_sizes=(150, 50))
-    for i, found in enumerate(decode(raw, anchors, settings_with(candidates_per_level=200), 200, 0)):
+    for i, found in enumerate(decode(raw, anchors, settings_with(topk_candidates=200), 200, 0)):
         scores = raw.logits[i].sigmoid()
         keep = nms(anchors, scores, 0.5)[:100]
         torch.testing.assert_close(found.boxes, anchors[keep])
@@ -104,7 +110,7 @@ def test_suppression_goes_beyond_the_shortlist_where_that_yields_too_few():
     anchors = torch.tensor([[0.0, 0, 10, 10]] * 25 + [[30.0, 30, 40, 40]])
     scores = [0.9 - 0.01 * i for i in range(26)]
     for wanted, expected in ((1, [0.9]), (2, [0.9, 0.65])):
-        found = decode(maps([scores]), anchors, settings_with(per_image=wanted), 64, 0)[0]
+        found = decode(maps([scores]), anchors, settings_with(detections_per_image=wanted), 64, 0)[0]
         assert found.scores.tolist() == pytest.approx(expected)
 
 

@@ -7,13 +7,13 @@ import torch
 from toy_set import ANCHORS, SIDE, needs_compiler, write_toy_set
 
 from lesionpipe.anchors.grid import AnchorSet
-from lesionpipe.deeplesion.shards import Shards
-from lesionpipe.detector import backbone
-from lesionpipe.detector.checkpoint import load_model, save_model
-from lesionpipe.detector.network import Network, build_network
-from lesionpipe.errors import UserError
-from lesionpipe.training.detection import COLUMNS, Detector, detect, heatmap, write_heatmaps
-from lesionpipe.training.machine import Machine
+from lesionpipe.core.devices import Machine
+from lesionpipe.core.errors import UserError
+from lesionpipe.data.slices import SliceStore
+from lesionpipe.detect.detect import COLUMNS, Detector, detect, heatmap, write_heatmaps
+from lesionpipe.detectors import backbones as backbone
+from lesionpipe.detectors.checkpoint import load_model, save_model
+from lesionpipe.detectors.retinanet.network import Network, build_network
 
 CPU = Machine("cpu", 1, 1, 0)
 
@@ -25,7 +25,7 @@ def toy_model(folder, **network):
     torch.manual_seed(0)
     built = build_network(params.network, params.preprocess.slices, anchors.per_cell)
     save_model(folder / "model.pt", built, anchors, params.model_dump(mode="json"))
-    shards = Shards.open(folder / "data/slices", ["01"]).select(params.detect.splits)
+    shards = SliceStore.open(folder / "data/slices", ["01"]).select(params.detect.splits)
     return load_model(folder / "model.pt"), params, shards
 
 
@@ -36,7 +36,7 @@ def test_detections_are_sorted_and_lie_in_the_original_image(tmp_path):
     assert tuple(table.columns) == COLUMNS
     assert table["split"].unique().tolist() == ["test", "val"] and table["file_name"].nunique() == 8
     for _, own in table.groupby(["split", "file_name"]):
-        assert own["score"].is_monotonic_decreasing and len(own) <= params.detect.per_image
+        assert own["score"].is_monotonic_decreasing and len(own) <= params.detect.detections_per_image
     low, high = table[["x1_original_px", "y1_original_px"]], table[["x2_original_px", "y2_original_px"]]
     assert (low.min() >= -0.501).all() and (high.max() <= [127.501, 255.501]).all()
     assert high["x2_original_px"].max() > 64 and high["y2_original_px"].max() > 128
@@ -44,7 +44,7 @@ def test_detections_are_sorted_and_lie_in_the_original_image(tmp_path):
 
 def test_batch_size_changes_no_score(tmp_path):
     model, params, shards = toy_model(tmp_path)
-    one, three = (detect(model, shards, params.detect.model_copy(update={"batch": n}), CPU) for n in (1, 3))
+    one, three = (detect(model, shards, params.detect.model_copy(update={"batch_size": n}), CPU) for n in (1, 3))
     columns = ["split", "file_name", "score"]  # the boxes of equal scores may change places
     pd.testing.assert_frame_equal(one.detections[columns], three.detections[columns], rtol=1e-4)
     np.testing.assert_array_equal(one.heatmaps, three.heatmaps)
@@ -84,7 +84,7 @@ def test_a_compiled_detector_finds_the_same(tmp_path, monkeypatch):
     model, params, shards = toy_model(tmp_path)
     asked, compile_it = [], Network.compile
     monkeypatch.setattr(Network, "compile", lambda network: (asked.append(network), compile_it(network)))
-    settings = params.detect.model_copy(update={"precision": "32", "batch": 4})
+    settings = params.detect.model_copy(update={"precision": "32", "batch_size": 4})
     plain = detect(model, shards, settings, CPU)
     assert not asked
     compiled = detect(model, shards, settings.model_copy(update={"compile": True}), CPU)
@@ -96,13 +96,13 @@ def test_a_compiled_detector_finds_the_same(tmp_path, monkeypatch):
 
 def test_nothing_above_the_score_floor_is_an_empty_table(tmp_path):
     model, params, shards = toy_model(tmp_path)
-    table = detect(model, shards, params.detect.model_copy(update={"score_floor": 1.0}), CPU).detections
+    table = detect(model, shards, params.detect.model_copy(update={"score_threshold": 1.0}), CPU).detections
     assert tuple(table.columns) == COLUMNS and len(table) == 0
 
 
 def test_slices_that_the_model_was_not_trained_for_are_refused(tmp_path):
     model, params, shards = toy_model(tmp_path)
-    model.params["preprocess"]["size"] = 96
+    model.params["preprocess"]["image_size"] = 96
     with pytest.raises(UserError, match=r"shape \(3, 64, 64\), the model was trained for \(3, 96, 96\)"):
         detect(model, shards, params.detect, CPU)
     with pytest.raises(UserError, match=r"no slice of \['val', 'test'\]"):

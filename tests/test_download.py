@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from http_server import serve
 
-from lesionpipe.deeplesion import download, fetching
-from lesionpipe.deeplesion.archives import OFFICIAL, Archive, read_archives, require_space, verify
-from lesionpipe.deeplesion.download import Patience, Stopped, fetch
-from lesionpipe.errors import UserError
+from lesionpipe.core.errors import UserError
+from lesionpipe.download import queue as fetching
+from lesionpipe.download import transfer as download
+from lesionpipe.download.archives import OFFICIAL, Archive, read_archives, require_space, verify
+from lesionpipe.download.transfer import Patience, Stopped, fetch
 
 CONTENT = bytes(range(256)) * 200  # 51,200 bytes
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -253,8 +254,8 @@ def test_a_given_archive_is_read_once_and_again_only_when_it_changed(tmp_path):
 KILLED = """
 import sys, threading
 from pathlib import Path
-from lesionpipe.deeplesion.archives import Archive
-from lesionpipe.deeplesion.download import Patience, fetch
+from lesionpipe.download.archives import Archive
+from lesionpipe.download.transfer import Patience, fetch
 url, size, md5, target = sys.argv[1:]
 fetch(Archive("Images_png_01.zip", url, int(size), md5), Path(target), Patience(3, 5, 1), print, threading.Event())
 """

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from lesionpipe.errors import UserError, run
+from lesionpipe.core.errors import UserError, run
 
 
 def raising(error: BaseException):

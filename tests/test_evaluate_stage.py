@@ -12,14 +12,15 @@ import pytest
 from dvc_render.vega import VegaRenderer
 from small_set import FOUND, HIT, MISS, NAMES, write_found, write_small_set
 
-from lesionpipe.deeplesion.lesion_table import read_lesions
-from lesionpipe.errors import UserError
-from lesionpipe.evaluation.published import FROC, RATES, SIZES
-from lesionpipe.evaluation.split import evaluate_split
-from lesionpipe.evaluation.strata import by_interval, by_size, by_type
-from lesionpipe.evaluation.tables import curve_rates
-from lesionpipe.evaluation.truth import read_detections, truth_of_split
-from lesionpipe.files import write_csv
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.formats import write_csv
+from lesionpipe.data.detections import read_detections
+from lesionpipe.data.schema import read_lesions
+from lesionpipe.evaluate.published import FROC, RATES, SIZES
+from lesionpipe.evaluate.split import evaluate_split
+from lesionpipe.evaluate.strata import by_interval, by_size, by_type
+from lesionpipe.evaluate.tables import curve_rates
+from lesionpipe.evaluate.truth import truth_of_split
 from lesionpipe.params import load_params
 
 
@@ -47,7 +48,12 @@ def test_numbers_that_can_be_counted(folder):
     """Test: false, hit, hit, false of 3 lesions on 2 slices: with one false positive allowed 2 of 3 are found."""
     scores = evaluated().metrics()
     assert {k: scores[k] for k in ("images", "lesions", "patients", "detections", "noisy_lesions")} == {
-        "images": 2, "lesions": 3, "patients": 2, "detections": 4, "noisy_lesions": 1}  # fmt: skip
+        "images": 2,
+        "lesions": 3,
+        "patients": 2,
+        "detections": 4,
+        "noisy_lesions": 1,
+    }
     assert scores["sensitivity_at_0.5"] == scores["sensitivity_at_16"] == pytest.approx(2 / 3)
     assert scores["threshold_at_0.5"] == 0.6 and scores["threshold_at_1"] == 0.5
     assert scores["mean_0.5_to_4"] == pytest.approx(2 / 3)

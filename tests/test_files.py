@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lesionpipe import files
-from lesionpipe.errors import UserError
+from lesionpipe.core import files
+from lesionpipe.core.errors import UserError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

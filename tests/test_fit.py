@@ -14,16 +14,25 @@ import pytest
 import torch
 from toy_set import ROOT, needs_compiler, toy_params, write_toy_set
 
-from lesionpipe.detector import backbone
-from lesionpipe.detector.network import build_network
-from lesionpipe.errors import UserError, run
+from lesionpipe.core.errors import UserError, run
+from lesionpipe.detectors import backbones as backbone
+from lesionpipe.detectors.retinanet.network import build_network
 from lesionpipe.params import Params, load_params
-from lesionpipe.training import schedule, state
-from lesionpipe.training.module import DetectorTraining
-from lesionpipe.training.train import Inputs, _input_files, _settings, train_detector
+from lesionpipe.train import schedule, state
+from lesionpipe.train.module import DetectorTraining
+from lesionpipe.train.train import Inputs, _input_files, _settings, train_detector
 
-COLUMNS = ["epoch", "loss_total", "loss_classification", "loss_box", "loss_mask", "val_map", "learning_rate",
-           "images_per_s", "seconds"]  # fmt: skip
+COLUMNS = [
+    "epoch",
+    "loss_total",
+    "loss_classification",
+    "loss_box",
+    "loss_mask",
+    "val_map",
+    "learning_rate",
+    "images_per_s",
+    "seconds",
+]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -36,19 +45,30 @@ def train(folder: Path, monkeypatch, **changes):
     params = write_toy_set(folder, **changes)
     monkeypatch.chdir(folder)
     monkeypatch.delenv(state.VARIABLE, raising=False)
-    return train_detector(Inputs(params.dataset.parts), params.preprocess, params.network, params.train,
-                          params.runtime, Path("metrics/train.csv"))  # fmt: skip
+    return train_detector(
+        Inputs(params.dataset.parts),
+        params.preprocess,
+        params.network,
+        params.train,
+        params.runtime,
+        Path("metrics/train.csv"),
+    )
 
 
 def stage(folder: Path, log: Path) -> subprocess.Popen:
     """Start the stage `train` in a folder."""
     with log.open("w") as handle:
-        return subprocess.Popen([sys.executable, "-u", ROOT / "stages/train.py"], cwd=folder, env=ENVIRONMENT,
-                                stdout=handle, stderr=subprocess.STDOUT)  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-u", ROOT / "stages/train.py"],
+            cwd=folder,
+            env=ENVIRONMENT,
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def test_plateau_drops_the_rate_after_two_epochs_without_a_better_map():
-    plateau = settings(schedule="plateau", learning_rate=1e-4, drop_after=2, drop_factor=0.1, warmup_epochs=0.0)
+    plateau = settings(schedule="plateau", learning_rate=1e-4, lr_patience=2, lr_factor=0.1, warmup_epochs=0.0)
     for scores, expected in [
         ([], 1e-4),
         ([0.1, 0.2, 0.2], 1e-4),  # equal is not better
@@ -60,7 +80,7 @@ def test_plateau_drops_the_rate_after_two_epochs_without_a_better_map():
 
 
 def test_plateau_stops_after_four_epochs_without_a_better_map():
-    plateau = settings(schedule="plateau", epochs=50, stop_after=4)
+    plateau = settings(schedule="plateau", epochs=50, early_stopping_patience=4)
     assert not schedule.finished(plateau, [0.1, 0.3, 0.3, 0.2, 0.1])
     assert schedule.finished(plateau, [0.1, 0.3, 0.3, 0.2, 0.1, 0.2])
     assert schedule.finished(plateau.model_copy(update={"epochs": 3}), [0.1, 0.2, 0.3])
@@ -103,19 +123,32 @@ def test_the_plateau_schedule_drops_stops_and_keeps_the_best_epoch(tmp_path, mon
         return next(scores)
 
     monkeypatch.setattr(DetectorTraining, "validation_map", validation_map)
-    plateau = {"schedule": "plateau", "warmup_epochs": 0.0, "epochs": 10, "drop_after": 2, "stop_after": 4}
-    trained = train(tmp_path, monkeypatch, train={**plateau, "learning_rate": 1e-3, "drop_factor": 0.1})
+    plateau = {
+        "schedule": "plateau",
+        "warmup_epochs": 0.0,
+        "epochs": 10,
+        "lr_patience": 2,
+        "early_stopping_patience": 4,
+    }
+    trained = train(tmp_path, monkeypatch, train={**plateau, "learning_rate": 1e-3, "lr_factor": 0.1})
     assert trained.history.table()["learning_rate"].tolist() == pytest.approx([1e-3] * 4 + [1e-4] * 2)
     assert trained.summary() == {"best_epoch": 2, "val_map": 0.3, "epochs": 6}
     for weights in (trained.history.best, trained.network.state_dict()):
         assert [all(torch.equal(weights[name], value) for name, value in epoch.items()) for epoch in seen] == [
-            False, True, False, False, False, False
-        ]  # fmt: skip
+            False,
+            True,
+            False,
+            False,
+            False,
+            False,
+        ]
 
 
 def test_gradients_are_clipped_to_their_norm(monkeypatch):
     for limit, expected in ((0.5, 0.5), (None, 5000)):
-        module = DetectorTraining(torch.nn.Linear(4, 4, bias=False), torch.empty(0), settings(clip_norm=limit), (0, 1))
+        module = DetectorTraining(
+            torch.nn.Linear(4, 4, bias=False), torch.empty(0), settings(gradient_clip_norm=limit), (0, 1)
+        )
         module.network.weight.grad = torch.full((4, 4), 1250.0)
         module.on_before_optimizer_step(None)
         assert float(module.network.weight.grad.norm()) == pytest.approx(expected, rel=1e-3)
@@ -259,7 +292,7 @@ def test_a_state_that_finds_no_room_is_told_in_one_line(small_disk):
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_change(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"not finite in epoch \d, step \d .*lower train\.learning_rate \(now 1e\+30\)"):
-        train(tmp_path, monkeypatch, train={"learning_rate": 1e30, "clip_norm": None})
+        train(tmp_path, monkeypatch, train={"learning_rate": 1e30, "gradient_clip_norm": None})
 
 
 @pytest.mark.parametrize(
@@ -284,7 +317,7 @@ def test_losses_that_are_not_finite_are_told_with_their_process(processes, box, 
         ({"runtime": {"devices": 3}}, r"train\.batch = 4 can't be shared out evenly over 3 processes"),
         ({"runtime": {"device": "cuda", "devices": 64}}, r"runtime\.devices = 64"),
         ({"network": {"levels": "P3-P7"}}, r"anchors\.json: anchors of strides .*run `dvc repro anchors`"),
-        ({"preprocess": {"size": 96}}, r"slices of shape \(3, 64, 64\)"),
+        ({"preprocess": {"image_size": 96}}, r"slices of shape \(3, 64, 64\)"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(tmp_path, monkeypatch, changes, words):
@@ -294,7 +327,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path, monkeypatch, changes, w
 
 def test_two_processes_give_the_gradients_of_one_with_the_doubled_batch(tmp_path):
     """The batch holds all 12 slices of the toy set, so both see the same images: 12, or 6 and 6."""
-    write_toy_set(tmp_path, train={"epochs": 1, "batch": 12, "clip_norm": None})
+    write_toy_set(tmp_path, train={"epochs": 1, "batch_size": 12, "gradient_clip_norm": None})
     runs = []
     for processes in (1, 2):
         gradients = tmp_path / f"gradients{processes}.pt"

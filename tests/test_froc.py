@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesionpipe.evaluation.coco import read_results, read_truth
-from lesionpipe.evaluation.froc import match, pooled_events, sensitivity, strict_events, thresholds
-from lesionpipe.evaluation.truth import Detections, Truth
+from lesionpipe.evaluate.coco import read_results, read_truth
+from lesionpipe.evaluate.froc import match, pooled_events, sensitivity, strict_events, thresholds
+from lesionpipe.evaluate.truth import Detections, Truth
 
 BOX = [0.0, 0.0, 9.0, 9.0]  # 10 x 10 px by the +1 convention
 FAR = [100.0, 100.0, 109.0, 109.0]
@@ -26,9 +26,11 @@ def truth_of(lesions: list[list], patients: list[int] | None = None) -> Truth:
 
 def found_of(rows: list[tuple]) -> Detections:
     """`rows` are (image, box, score)."""
-    return Detections(np.array([r[0] for r in rows], dtype=np.int64),
-                      np.array([r[1] for r in rows], dtype=np.float64).reshape(-1, 4),
-                      np.array([r[2] for r in rows], dtype=np.float64))  # fmt: skip
+    return Detections(
+        np.array([r[0] for r in rows], dtype=np.int64),
+        np.array([r[1] for r in rows], dtype=np.float64).reshape(-1, 4),
+        np.array([r[2] for r in rows], dtype=np.float64),
+    )
 
 
 def at(truth: Truth, found: Detections, rates: list[float], strict: bool = False) -> list[float]:
@@ -119,8 +121,11 @@ def walk(truth: Truth, found: Detections, rates: list[float], strict: bool) -> l
     """The rule as it is told: one detection after the other (scores must differ)."""
     hit, false, sensitivities, fps = set(), 0, [], []
     for i in np.argsort(-found.scores):
-        near = {j for j in np.flatnonzero(truth.lesion_images == found.images[i])
-                if overlap(found.boxes[i], truth.lesion_boxes[j]) >= 0.5}  # fmt: skip
+        near = {
+            j
+            for j in np.flatnonzero(truth.lesion_images == found.images[i])
+            if overlap(found.boxes[i], truth.lesion_boxes[j]) >= 0.5
+        }
         false += not near or (strict and near <= hit)
         hit |= near
         sensitivities.append(len(hit) / len(truth.lesion_boxes))

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lesionpipe.masks import grabcut
+from lesionpipe.masks.agreement import dice
+from lesionpipe.masks.grabcut import Failure
+from lesionpipe.masks.methods import LesionMask, WeakLabel, dilation, make_mask
 from lesionpipe.params import Masks
-from lesionpipe.weak_labels import grabcut
-from lesionpipe.weak_labels.grabcut import Failure
-from lesionpipe.weak_labels.methods import LesionMask, WeakLabel, dilation, make_mask
-from lesionpipe.weak_labels.quality import dice
 
 SIDE = 96
 MARGIN = (5.0, 5.0)
@@ -19,7 +19,13 @@ STAND_INS = {"ellipse", "quadrilateral", "box-ellipse"}
 
 
 def masks(method: str = "grabcut", **changes) -> Masks:
-    values = {"method": method, "margin": 1.0, "reach": 1.3, "full_slice": False, "iterations": 3}
+    values = {
+        "method": method,
+        "crop_margin": 1.0,
+        "background_ellipse_factor": 1.3,
+        "full_slice": False,
+        "iterations": 3,
+    }
     return Masks(**{**values, **changes})
 
 
@@ -65,7 +71,7 @@ def test_a_small_lesion_does_not_shrink_to_its_seeds() -> None:
 
 def test_the_full_slice_and_the_papers_trimap_work_too() -> None:
     true = superellipse((48, 40), (16, 11))
-    found = make_mask(picture(true), label(32, 29, 64, 51), masks(full_slice=True, reach=None))
+    found = make_mask(picture(true), label(32, 29, 64, 51), masks(full_slice=True, background_ellipse_factor=None))
     assert found.method == "grabcut"
     assert dice(full(found), true) > 0.94
 
@@ -217,7 +223,7 @@ def test_any_label_gives_a_mask_within_the_slice(box, points, window, method, re
     hu = {"noise": rng.normal(0, 200, (SIDE, SIDE)), "constant": np.zeros((SIDE, SIDE))}.get(kind)
     hu = rng.integers(0, 2, (SIDE, SIDE)) * 300 if hu is None else hu
     weak = WeakLabel(box, found_points, window, MARGIN)
-    found = make_mask(hu.astype(np.int16), weak, masks(method, reach=reach, margin=0.5))
+    found = make_mask(hu.astype(np.int16), weak, masks(method, background_ellipse_factor=reach, crop_margin=0.5))
     height, width = found.mask.shape
     assert found.mask.any()
     assert found.x0 >= 0 <= found.y0

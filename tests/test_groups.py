@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lesionpipe.groups import by_size
+from lesionpipe.data.size_groups import by_size
 
 DIAMETERS = np.array([9.99, 10, 20, 30, 30.01, np.nan])
 

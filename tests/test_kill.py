@@ -16,7 +16,7 @@ STAGES = (("download", "01"), ("annotations",), ("lesions",), ("preprocess", "01
 TINY = {
     "dataset": {"parts": ["01"]},
     "phantom": {"patients_per_part": 3, "key_slices_per_patient": 1, "image_size": 64},
-    "preprocess": {"size": 64},
+    "preprocess": {"image_size": 64},
     "anchors": {"use": "default", "generations": 3},
     "runtime": {"workers": 1},
 }

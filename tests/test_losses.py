@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
-from lesionpipe.detector.losses import (
+from lesionpipe.detectors.retinanet.losses import (
     Targets,
     build_targets,
     count_targets,
@@ -14,7 +14,7 @@ from lesionpipe.detector.losses import (
     focal_loss,
     smooth_l1,
 )
-from lesionpipe.detector.network import RawMaps
+from lesionpipe.detectors.retinanet.network import RawMaps
 
 LN2 = math.log(2)
 

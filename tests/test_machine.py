@@ -9,14 +9,14 @@ import pytest
 import torch
 from toy_set import toy_params
 
-from lesionpipe.errors import UserError
+from lesionpipe.core import devices as machine
+from lesionpipe.core.devices import compile_network, compilers, machine_of
+from lesionpipe.core.errors import UserError
 from lesionpipe.params import Params
-from lesionpipe.training import machine
-from lesionpipe.training.machine import compile_network, compilers, machine_of
 
 FAULTS = """
 import resource, torch
-from lesionpipe.training.machine import keep_freed_memory
+from lesionpipe.core.devices import keep_freed_memory
 keep_freed_memory()
 def faults(times):  # of 64 MB, freed at once
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from small_set import LESIONS, NAMES, SIZE, write_small_set
 
-from lesionpipe.files import write_csv
+from lesionpipe.core.formats import write_csv
 
 
 @pytest.fixture

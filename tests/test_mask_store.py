@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lesionpipe.errors import UserError
-from lesionpipe.weak_labels import quality, summary
-from lesionpipe.weak_labels.store import MaskStore, StoredMask, write_masks
+from lesionpipe.core.errors import UserError
+from lesionpipe.data.masks import MaskStore, StoredMask, write_masks
+from lesionpipe.masks import agreement as quality
+from lesionpipe.masks import summary
 
 DISC = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
 

@@ -11,12 +11,12 @@ import pytest
 from killing import KILL_AT_MOVE
 from ruamel.yaml import YAML
 
-from lesionpipe.deeplesion.lesion_table import COLUMNS
-from lesionpipe.deeplesion.shards import write_shard
-from lesionpipe.deeplesion.stack import to_stored
-from lesionpipe.errors import UserError
-from lesionpipe.weak_labels.batch import read_table, slice_tasks
-from lesionpipe.weak_labels.store import MaskStore
+from lesionpipe.core.errors import UserError
+from lesionpipe.data.geometry import to_stored
+from lesionpipe.data.masks import MaskStore
+from lesionpipe.data.schema import COLUMNS
+from lesionpipe.data.slices import write_slices
+from lesionpipe.masks.batch import read_table, slice_tasks
 
 SIDE = 64
 
@@ -37,19 +37,28 @@ def lesion(number: int, file_name: str, centre: tuple[float, float], points: boo
 def work(tmp_path: Path, root: Path) -> Path:
     """A working folder with the stage's inputs: slice 0 has two overlapping lesions, 1 none, 2 one without RECIST."""
     names = [f"000001_01_01_00{i}.png" for i in (1, 2, 3)]
-    index = pd.DataFrame({"file_name": names, "split": "train", "patient": 1, "width_original_px": 128,
-                          "height_original_px": 128, "scale_x": 0.5, "scale_y": 0.5,
-                          "neighbours": "exact"})  # fmt: skip
+    index = pd.DataFrame(
+        {
+            "file_name": names,
+            "split": "train",
+            "patient": 1,
+            "width_original_px": 128,
+            "height_original_px": 128,
+            "scale_x": 0.5,
+            "scale_y": 0.5,
+            "neighbours": "exact",
+        }
+    )
     y, x = np.mgrid[:SIDE, :SIDE]
     hu = np.random.default_rng(0).normal(40, 8, (3, 3, SIDE, SIDE))
     hu[:, 1] += 80 * (((x - 29.75) / 6) ** 2 + ((y - 29.75) / 4) ** 2 <= 1)
-    write_shard(tmp_path / "data/slices", "01", index, hu.astype(np.int16), (3, SIDE, SIDE))
+    write_slices(tmp_path / "data/slices", "01", index, hu.astype(np.int16), (3, SIDE, SIDE))
     rows = [lesion(5, names[2], (60, 60), points=False), lesion(2, names[0], (60, 60)), lesion(4, names[0], (66, 60))]
     pd.DataFrame(rows)[list(COLUMNS)].to_csv(tmp_path / "data/lesions.csv", index=False)
     yaml = YAML(typ="safe", pure=True)
     params = yaml.load((root / "presets/phantom.yaml").read_text(encoding="utf-8"))
     params["dataset"]["parts"] = ["01"]
-    params["preprocess"]["size"] = SIDE
+    params["preprocess"]["image_size"] = SIDE
     params["runtime"]["workers"] = 1
     yaml.dump(params, tmp_path / "params.yaml")
     return tmp_path

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesionpipe import boxes as box_math
-from lesionpipe.anchors.matching import encoded_targets, match, match_batch
+from lesionpipe.core import boxes as box_math
+from lesionpipe.detectors.retinanet.matching import encoded_targets, match, match_batch
 
 LESION = [0.0, 0.0, 10.0, 10.0]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lesionpipe.anchors.grid import anchors_for, paper_set, retinanet_set
-from lesionpipe.detector.attention import AttentionGate, AttentionMap, OpenGate
-from lesionpipe.detector.heads import Head
-from lesionpipe.detector.inference import for_inference
-from lesionpipe.detector.network import build_network
-from lesionpipe.detector.pyramid import Pyramid
+from lesionpipe.anchors.grid import anchors_for, level_numbers, paper_set, retinanet_set
+from lesionpipe.detectors.inference import for_inference
+from lesionpipe.detectors.retinanet.attention import AttentionGate, AttentionMap, OpenGate
+from lesionpipe.detectors.retinanet.heads import Head
+from lesionpipe.detectors.retinanet.network import build_network
+from lesionpipe.detectors.retinanet.pyramid import Pyramid
 from lesionpipe.params import load_params
 
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml").network.model_copy(
@@ -48,7 +48,7 @@ def test_every_backbone_in_every_row_of_the_paper_answers_for_every_anchor(backb
     network = network_with(backbone=backbone, **ROWS[row])
     with torch.no_grad():
         raw = network(torch.zeros(2, 3, 64, 64))
-    levels = PARAMS.model_copy(update=ROWS[row]).level_numbers
+    levels = level_numbers(PARAMS.model_copy(update=ROWS[row]).levels)
     check_maps(raw, ROWS[row], paper_set(levels), 64, 64)
 
 
@@ -59,7 +59,7 @@ def test_every_switch_works_alone_at_any_size(levels, mask_branch, attention, he
     network = network_with(per_cell=9, **switches)
     with torch.no_grad():
         raw = network(torch.zeros(2, 3, height, width))
-    check_maps(raw, switches, retinanet_set(PARAMS.model_copy(update=switches).level_numbers), height, width)
+    check_maps(raw, switches, retinanet_set(level_numbers(PARAMS.model_copy(update=switches).levels)), height, width)
 
 
 def test_the_docs_tell_the_parameters_of_the_papers_rows(root):

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from lesionpipe.errors import UserError
-from lesionpipe.parallel import AHEAD, parallel_map, spread
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.parallel import AHEAD, parallel_map, spread
 
 
 def square(x: int) -> int:
@@ -88,8 +88,14 @@ def test_without_dask_the_way_to_install_it_is_told(monkeypatch):
 def cluster():
     """A real scheduler on a TCP port with two worker processes."""
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, processes=True, threads_per_worker=1, dashboard_address=":0",
-                                  host="127.0.0.1", silence_logs=logging.CRITICAL) as made:  # fmt: skip
+    with distributed.LocalCluster(
+        n_workers=2,
+        processes=True,
+        threads_per_worker=1,
+        dashboard_address=":0",
+        host="127.0.0.1",
+        silence_logs=logging.CRITICAL,
+    ) as made:
         yield made.scheduler_address
 
 
@@ -108,7 +114,7 @@ def test_an_error_on_a_cluster_comes_through(cluster):
 
 def test_an_address_where_nobody_answers_is_told(monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("lesionpipe.parallel.CONNECT_S", 0.5)
+    monkeypatch.setattr("lesionpipe.core.parallel.CONNECT_S", 0.5)
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         with pytest.raises(UserError, match=f"runtime.cluster = {address}: no scheduler answers there"):
             list(spread(square, range(3), cluster=address))

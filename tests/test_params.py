@@ -3,7 +3,7 @@
 import pytest
 from ruamel.yaml import YAML
 
-from lesionpipe.errors import UserError
+from lesionpipe.core.errors import UserError
 from lesionpipe.params import load_params
 
 
@@ -30,10 +30,10 @@ def test_every_preset_is_valid(root, preset):
 def test_deeplesion_preset_is_the_papers_setting(root):
     params = load_params(root / "presets" / "deeplesion.yaml")
     assert len(params.dataset.parts) == 56
-    assert (params.preprocess.size, params.preprocess.hu, params.preprocess.spacing_mm) == (512, (-1024, 1050), 2)
+    assert (params.preprocess.image_size, params.preprocess.hu, params.preprocess.spacing_mm) == (512, (-1024, 1050), 2)
     assert (params.network.backbone, params.network.weights) == ("vgg19", "imagenet")
-    assert (params.train.batch, params.train.learning_rate, params.train.schedule) == (4, 1e-4, "plateau")
-    assert (params.train.drop_after, params.train.stop_after, params.train.warmup_epochs) == (2, 4, 0)
+    assert (params.train.batch_size, params.train.learning_rate, params.train.schedule) == (4, 1e-4, "plateau")
+    assert (params.train.lr_patience, params.train.early_stopping_patience, params.train.warmup_epochs) == (2, 4, 0)
     # RetinaNet's own but for the heads' width, whose 256 on P2 would exceed the paper's run times
     assert (params.network.channels, params.network.head_depth, params.network.head_channels) == (256, 4, 96)
 
@@ -41,16 +41,16 @@ def test_deeplesion_preset_is_the_papers_setting(root):
 @pytest.mark.parametrize(
     ("section", "values", "words"),
     [
-        ("train", {"batch": "four"}, ["train.batch", "'four'", "integer"]),
-        ("train", {"batch": 2.5}, ["train.batch", "2.5", "integer"]),
-        ("train", {"batch": True}, ["train.batch", "True", "integer"]),
+        ("train", {"batch_size": "four"}, ["train.batch_size", "'four'", "integer"]),
+        ("train", {"batch_size": 2.5}, ["train.batch_size", "2.5", "integer"]),
+        ("train", {"batch_size": True}, ["train.batch_size", "True", "integer"]),
         ("train", {"learning_rate": -1}, ["train.learning_rate", "-1", "greater than 0"]),
         ("train", {"learning_rate": float("nan")}, ["train.learning_rate", "nan"]),
         ("train", {"learning_rat": 1}, ["train.learning_rat", "unknown parameter"]),
         ("network", {"backbone": "vgg20"}, ["network.backbone", "'vgg20'", "'vgg19'"]),
         ("preprocess", {"slices": 4}, ["preprocess.slices", "4", "odd"]),
         ("preprocess", {"hu": [10, 5]}, ["preprocess.hu", "10", "rising"]),
-        ("preprocess", {"size": 200}, ["preprocess.size", "200", "32"]),
+        ("preprocess", {"image_size": 200}, ["preprocess.image_size", "200", "32"]),
         ("dataset", {"parts": []}, ["dataset.parts", "at least 1"]),
         ("dataset", {"parts": [8]}, ["dataset.parts.0", "8", 'two digits in quotes, such as "01"']),
         ("dataset", {"parts": ["01", "01"]}, ["dataset.parts", "once"]),

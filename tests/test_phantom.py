@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lesionpipe import params
-from lesionpipe.deeplesion import phantom
-from lesionpipe.deeplesion.phantom import placement, plan, render, statistics
-from lesionpipe.deeplesion.phantom.canvas import Canvas, Label, Tubes, superellipse
-from lesionpipe.deeplesion.phantom.measure import diameters, recist
-from lesionpipe.errors import UserError
+from lesionpipe import params, phantom
+from lesionpipe.core.errors import UserError
+from lesionpipe.phantom import placement, plan, render, statistics
+from lesionpipe.phantom.canvas import Canvas, Label, Tubes, superellipse
+from lesionpipe.phantom.measure import diameters, recist
 
 TINY = params.Phantom(seed=3, patients_per_part=4, key_slices_per_patient=2, image_size=128)
 MANY = params.Phantom(seed=3, patients_per_part=40, key_slices_per_patient=3, image_size=128)
@@ -65,9 +64,15 @@ def test_table_has_the_official_columns_in_the_official_text_forms(table):
     assert ",".join(table.columns) == OFFICIAL_COLUMNS
     number = r"-?\d+(?:\.\d+)?"
     for column, count in {
-        "Measurement_coordinates": 8, "Bounding_boxes": 4, "Lesion_diameters_Pixel_": 2,
-        "Normalized_lesion_location": 3, "Slice_range": 2, "Spacing_mm_px_": 3, "Image_size": 2, "DICOM_windows": 2,
-    }.items():  # fmt: skip
+        "Measurement_coordinates": 8,
+        "Bounding_boxes": 4,
+        "Lesion_diameters_Pixel_": 2,
+        "Normalized_lesion_location": 3,
+        "Slice_range": 2,
+        "Spacing_mm_px_": 3,
+        "Image_size": 2,
+        "DICOM_windows": 2,
+    }.items():
         assert table[column].str.fullmatch(", ".join([number] * count)).all(), column
     keys = zip(table.Patient_index, table.Study_index, table.Series_ID, table.Key_slice_index, strict=True)
     names = [f"{patient:06d}_{study:02d}_{series:02d}_{key:03d}.png" for patient, study, series, key in keys]
@@ -263,8 +268,10 @@ def test_a_canvas_fills_a_disc_of_the_right_size_in_the_right_place():
 
 
 def test_tubes_leave_a_disc_where_they_cross_and_a_band_where_they_lie_in_the_plane():
-    tubes = Tubes(np.array([[[0, 0, -10], [0, 0, 10]], [[-9, 5, 1], [9, 5, 1]], [[0, 0, 40], [0, 0, 50]]], float),
-                  np.array([3.0, 2.0, 3.0]))  # fmt: skip
+    tubes = Tubes(
+        np.array([[[0, 0, -10], [0, 0, 10]], [[-9, 5, 1], [9, 5, 1]], [[0, 0, 40], [0, 0, 50]]], float),
+        np.array([3.0, 2.0, 3.0]),
+    )
     ends, radii, which = tubes.cut(0.0)
     assert which.tolist() == [0, 1]
     np.testing.assert_allclose(ends[0], 0, atol=1e-6)

@@ -14,10 +14,10 @@ from ruamel.yaml import YAML
 TINY = {
     "dataset": {"parts": ["01", "02"]},
     "phantom": {"patients_per_part": 4, "key_slices_per_patient": 2, "image_size": 128},
-    "preprocess": {"size": 64},
+    "preprocess": {"image_size": 64},
     "anchors": {"generations": 3, "population": 4},
     "network": {"channels": 8, "head_depth": 1, "head_channels": 8},
-    "train": {"epochs": 2, "batch": 4, "precision": "32"},
+    "train": {"epochs": 2, "batch_size": 4, "precision": "32"},
     "evaluate": {"bootstrap": 20, "report_slices": 4},
     "runtime": {"device": "cpu", "workers": 1},
 }

@@ -14,13 +14,13 @@ import pytest
 from ruamel.yaml import YAML
 from tiny_parts import SERIES, constant, key_slices, members, png, write_folder, write_zip
 
-from lesionpipe.deeplesion.preprocess import preprocess_part, read_key_slices
-from lesionpipe.deeplesion.reader import FolderReader, ZipReader
-from lesionpipe.deeplesion.shards import Shards
-from lesionpipe.errors import UserError
+from lesionpipe.core.errors import UserError
+from lesionpipe.data.slices import SliceStore
+from lesionpipe.download.reader import FolderReader, ZipReader
 from lesionpipe.params import Preprocess
+from lesionpipe.preprocess.part import preprocess_part, read_key_slices
 
-SETTINGS = Preprocess(size=64, slices=3, spacing_mm=2.0, hu=(-1024, 1050))
+SETTINGS = Preprocess(image_size=64, slices=3, spacing_mm=2.0, hu=(-1024, 1050))
 OTHER = "000002_01_01"
 
 
@@ -50,10 +50,11 @@ def test_sides_that_the_annotations_do_not_know_are_those_of_the_slice(part, tmp
 
 def test_slices_and_index_of_a_part(part, tmp_path):
     """Slice n holds 10 n HU, so that a neighbour at 2 mm of interval i differs by 20 / i."""
-    rows = key_slices((f"{SERIES}_010.png", 5.0), (f"{SERIES}_020.png", 1.0), (f"{OTHER}_008.png", 5.0),
-                      (f"{OTHER}_006.png", np.nan))  # fmt: skip
+    rows = key_slices(
+        (f"{SERIES}_010.png", 5.0), (f"{SERIES}_020.png", 1.0), (f"{OTHER}_008.png", 5.0), (f"{OTHER}_006.png", np.nan)
+    )
     preprocess_part(ZipReader(part), rows, SETTINGS, "01", tmp_path / "slices")
-    shards = Shards.open(tmp_path / "slices", ["01"])
+    shards = SliceStore.open(tmp_path / "slices", ["01"])
     assert [shards.slices(i)[:, 0, 0].tolist() for i in range(4)] == [
         [96, 100, 104],
         [180, 200, 220],
@@ -106,7 +107,7 @@ def test_a_folder_may_hold_only_some_key_slices(tmp_path, capsys):
     index = preprocess_part(reader, rows, SETTINGS, "03", tmp_path / "out")
     assert index["file_name"].tolist() == [f"{SERIES}_004.png"]
     assert f"part 03: left out 2 of 3 key slices that are not in {tmp_path / 'data'}" in capsys.readouterr().out
-    assert len(Shards.open(tmp_path / "out", ["03"])) == 1
+    assert len(SliceStore.open(tmp_path / "out", ["03"])) == 1
 
 
 @pytest.mark.parametrize("content", [b"no png", png(constant(0, 32, 32))])
@@ -126,7 +127,7 @@ def test_an_empty_part_is_written(part, tmp_path):
 def test_genuine_neighbours_are_mixed_from_what_opencv_reads(shared_data, tmp_path):
     """Series 000062_01_01 at 1.5 mm: +2 mm lies a third of the way from the next slice to the one after."""
     root = shared_data / "deeplesion_mini"
-    settings = SETTINGS.model_copy(update={"size": 512})
+    settings = SETTINGS.model_copy(update={"image_size": 512})
     rows = key_slices(("000062_01_01_070.png", 1.5), ("000062_01_01_084.png", 1.0), width=512, height=512)
     preprocess_part(FolderReader(root), rows, settings, "01", tmp_path)
     stacks = np.load(tmp_path / "01.npy").astype(int)
@@ -165,7 +166,7 @@ def test_an_empty_interval_is_unknown(tmp_path):
 def stage(part, root, tmp_path):
     """Run stages/preprocess.py 01 where parameters, archive and key slices lie ready; `prelude` is run before it."""
     params = YAML().load(root / "params.yaml")
-    params["preprocess"]["size"] = 64
+    params["preprocess"]["image_size"] = 64
     params["runtime"]["workers"] = 2
     YAML().dump(params, tmp_path / "params.yaml")
     (tmp_path / "data/key_slices").mkdir(parents=True)
@@ -184,7 +185,7 @@ def stage(part, root, tmp_path):
 
 KILLED_WHILE_WRITING = """
 import os, signal
-from lesionpipe.deeplesion import preprocess
+from lesionpipe.preprocess import part as preprocess
 original, made = preprocess.build_stack, []
 def build_stack(*args):
     made.append(1)
@@ -243,11 +244,18 @@ def test_a_cluster_gives_the_same_bytes(part, tmp_path):
     """A real scheduler and two worker processes; only the archive is theirs to see."""
     distributed = pytest.importorskip("distributed")
     preprocess_part(ZipReader(part), table(), SETTINGS, "01", tmp_path / "here", workers=1)
-    with distributed.LocalCluster(n_workers=2, processes=True, threads_per_worker=1, dashboard_address=":0",
-                                  host="127.0.0.1", silence_logs=logging.CRITICAL) as cluster:  # fmt: skip
+    with distributed.LocalCluster(
+        n_workers=2,
+        processes=True,
+        threads_per_worker=1,
+        dashboard_address=":0",
+        host="127.0.0.1",
+        silence_logs=logging.CRITICAL,
+    ) as cluster:
         preprocess_part(ZipReader(part), table(), SETTINGS, "01", tmp_path / "there", cluster=cluster.scheduler_address)
         bad = write_zip(tmp_path / "bad.zip", members(range(1, 31)) | {f"Images_png/{SERIES}/005.png": b"x"})
         with pytest.raises(UserError, match=r"bad\.zip: Images_png/000001_01_01/005\.png: not a PNG file"):
-            preprocess_part(ZipReader(bad), table([5])[:1], SETTINGS, "02", tmp_path / "there",
-                            cluster=cluster.scheduler_address)  # fmt: skip
+            preprocess_part(
+                ZipReader(bad), table([5])[:1], SETTINGS, "02", tmp_path / "there", cluster=cluster.scheduler_address
+            )
     assert contents(tmp_path / "here") == contents(tmp_path / "there")

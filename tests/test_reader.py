@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from tiny_parts import constant, encoded, members, png, write_folder, write_zip
 
-from lesionpipe.deeplesion.reader import FolderReader, ZipReader, open_part, split_name
-from lesionpipe.errors import UserError
+from lesionpipe.core.errors import UserError
+from lesionpipe.download.reader import FolderReader, ZipReader, open_part, split_name
 from lesionpipe.params import load_params
 
 NAME = "000001_01_01_005.png"
@@ -52,8 +52,15 @@ def test_values_are_hu_over_the_whole_range_without_wrapping(reader_of):
 
 
 def test_names_are_official_and_everything_else_is_passed_over(reader_of):
-    files = members([5, 7]) | members([1000], series="000002_10_03") | {"Images_png/README.txt": b"x",
-             "__MACOSX/Images_png/000001_01_01/._005.png": b"x", "Images_png/000001_01_01/.DS_Store": b"x"}  # fmt: skip
+    files = (
+        members([5, 7])
+        | members([1000], series="000002_10_03")
+        | {
+            "Images_png/README.txt": b"x",
+            "__MACOSX/Images_png/000001_01_01/._005.png": b"x",
+            "Images_png/000001_01_01/.DS_Store": b"x",
+        }
+    )
     reader = reader_of(files)
     assert reader.names == {NAME, "000001_01_01_007.png", "000002_10_03_1000.png"}
     assert reader.exists("000002_10_03_1000.png")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lesionpipe.weak_labels import recist
-from lesionpipe.weak_labels.recist import BACKGROUND, FOREGROUND, UNKNOWN, Grid
+from lesionpipe.masks import recist
+from lesionpipe.masks.recist import BACKGROUND, FOREGROUND, UNKNOWN, Grid
 
 CROSS = np.array([[0.0, 4.0], [8.0, 4.0], [4.0, 2.0], [4.0, 6.0]])  # long diameter 8 along x, short 4, centre (4, 4)
 

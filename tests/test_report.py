@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lesionpipe.evaluation import report
-from lesionpipe.evaluation.froc import Matches
-from lesionpipe.evaluation.pictures import Pictures, choose, slice_pictures, verdicts, window
-from lesionpipe.evaluation.report import write_report
-from lesionpipe.evaluation.split import evaluate_split
-from lesionpipe.evaluation.truth import Detections, Truth
+from lesionpipe.evaluate import report
+from lesionpipe.evaluate.froc import Matches
+from lesionpipe.evaluate.pictures import Pictures, choose, slice_pictures, verdicts, window
+from lesionpipe.evaluate.report import write_report
+from lesionpipe.evaluate.split import evaluate_split
+from lesionpipe.evaluate.truth import Detections, Truth
 from lesionpipe.params import load_params
 
 HOSTILE = '</script><script>window.broken=1</script><img src=x onerror="window.broken=1">.png'
@@ -68,16 +68,28 @@ def page(root, tmp_path_factory):
     names = [f"{i:06d}_01_01_001.png" for i in range(1, 12)] + [HOSTILE]
     index = pd.DataFrame({"file_name": names, "split": "test", "patient": range(1, 13)})
     corners = ["x1_original_px", "y1_original_px", "x2_original_px", "y2_original_px"]
-    lesions = pd.DataFrame({"lesion": range(1, 13), "file_name": names, "split": "test", "noisy": 0,
-                            "type": [TYPES[i % 3] for i in range(12)], "long_diameter_mm": [5.0, 20, 40, np.nan] * 3,
-                            "slice_interval_mm": 5.0})  # fmt: skip
+    lesions = pd.DataFrame(
+        {
+            "lesion": range(1, 13),
+            "file_name": names,
+            "split": "test",
+            "noisy": 0,
+            "type": [TYPES[i % 3] for i in range(12)],
+            "long_diameter_mm": [5.0, 20, 40, np.nan] * 3,
+            "slice_interval_mm": 5.0,
+        }
+    )
     lesions[corners] = [[10, 10, 30, 30]] * 12
     found = lesions.iloc[:8][["split", "file_name", *corners]].assign(score=np.linspace(0.9, 0.5, 8))
     false = lesions.iloc[4:10][["split", "file_name", *corners]].assign(score=np.linspace(0.85, 0.3, 6))
     false[corners] = [[40, 40, 60, 55]] * 6
     result = evaluate_split("test", index, lesions, pd.concat([found, false], ignore_index=True), settings)
-    pictures = Pictures(lambda i: rng.integers(-200, 300, (64, 64)).astype(np.int16), lesions[corners].to_numpy(float),
-                        result.detections.boxes, {names[0]: np.full((16, 16), 200, np.uint8)})  # fmt: skip
+    pictures = Pictures(
+        lambda i: rng.integers(-200, 300, (64, 64)).astype(np.int16),
+        lesions[corners].to_numpy(float),
+        result.detections.boxes,
+        {names[0]: np.full((16, 16), 200, np.uint8)},
+    )
     folder = tmp_path_factory.mktemp("report") / "report"
     write_report(folder, f"phantom {HOSTILE}", [result], pictures, settings)
     return folder / "index.html"
@@ -101,8 +113,16 @@ def browser():
         pytest.skip("needs chromium and chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-                 "--disable-sync", "--disable-component-update", "--window-size=1280,1400"):  # fmt: skip
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+        "--disable-sync",
+        "--disable-component-update",
+        "--window-size=1280,1400",
+    ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
@@ -113,7 +133,9 @@ def browser():
 def choose_option(browser, control, value):
     browser.execute_script(
         "const c = document.getElementById(arguments[0]); c.value = arguments[1]; c.dispatchEvent(new Event('change'))",
-        control, value)  # fmt: skip
+        control,
+        value,
+    )
 
 
 def shown(browser):
@@ -129,8 +151,10 @@ def test_type_and_verdict_are_asked_of_one_lesion(browser):
         return {"box": [1, 1, 3, 3], "type": kind, "group": kind, "mm": 5, "size": "5 mm", "found": found}
 
     card = {"side": 8, "windows": {"w": ""}, "heat": None, "detections": []}
-    cards = [card | {"file_name": "both", "lesions": [lesion("liver", False), lesion("lung", True)]},
-             card | {"file_name": "none", "lesions": []}]  # fmt: skip
+    cards = [
+        card | {"file_name": "both", "lesions": [lesion("liver", False), lesion("lung", True)]},
+        card | {"file_name": "none", "lesions": []},
+    ]
     controls = "".join(f"<select id={name}></select>" for name in ("type", "size", "show", "sort", "window"))
     browser.get("about:blank")
     browser.execute_script(
@@ -140,10 +164,18 @@ def test_type_and_verdict_are_asked_of_one_lesion(browser):
         " document.getElementById(id).append(...values.map((v) => new Option(v, v)));"
         "(0, eval)(arguments[2])",
         f"{controls}<input id=boxes><input id=heat><output id=count></output><div id=gallery></div>"
-        "<div hidden id=slices></div>", json.dumps(cards), SCRIPT.read_text())  # fmt: skip
+        "<div hidden id=slices></div>",
+        json.dumps(cards),
+        SCRIPT.read_text(),
+    )
     assert shown(browser) == ["both", "none"]
-    for show, kind, names in (("misses", "liver", ["both"]), ("misses", "lung", []), ("hits", "lung", ["both"]),
-                              ("hits", "liver", []), ("all", "lung", ["both"])):  # fmt: skip
+    for show, kind, names in (
+        ("misses", "liver", ["both"]),
+        ("misses", "lung", []),
+        ("hits", "lung", ["both"]),
+        ("hits", "liver", []),
+        ("all", "lung", ["both"]),
+    ):
         choose_option(browser, "show", show)
         choose_option(browser, "type", kind)
         assert shown(browser) == names

@@ -17,12 +17,12 @@ from ruamel.yaml import YAML
 
 from lesionpipe.commands.drop import drop
 from lesionpipe.commands.fetch import fetch
-from lesionpipe.deeplesion import inventory, sources
-from lesionpipe.deeplesion.archives import COLUMNS, images_of
-from lesionpipe.deeplesion.download import Patience
-from lesionpipe.deeplesion.inventory import list_folder, list_zip, read_inventories
-from lesionpipe.errors import UserError
-from lesionpipe.files import checksum
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.hashing import checksum
+from lesionpipe.download import inventory, sources
+from lesionpipe.download.archives import COLUMNS, images_of
+from lesionpipe.download.inventory import list_folder, list_zip, read_inventories
+from lesionpipe.download.transfer import Patience
 from lesionpipe.params import Dataset, Phantom
 
 PATIENCE = Patience(retries=1, timeout_s=5, downloads=1)
@@ -58,7 +58,7 @@ def write_params(root: Path, **changes) -> None:
     yaml = YAML()
     params = yaml.load((root / "presets" / "phantom.yaml").read_text())
     params["phantom"].update(DRAWING.model_dump())
-    params["preprocess"].update(size=64)
+    params["preprocess"].update(image_size=64)
     params["dataset"].update(changes)
     yaml.dump(params, Path("params.yaml"))
 
@@ -167,8 +167,10 @@ def test_what_the_phantom_left_counts_for_nothing_and_what_was_dropped_for_done(
     for part in ("01", "02", "03"):
         inventory.write_inventory(part, list_zip(zips[0]))
     write_zip(Path("data/raw/01/Images_png_01.zip"), ["the/phantom's", "own"])
-    recorded = {f"download@0{n}": {"params": {"params.yaml": {"dataset.source": source}}}
-                for n, source in enumerate(("phantom", "nih", "archives"), start=1)}  # fmt: skip
+    recorded = {
+        f"download@0{n}": {"params": {"params.yaml": {"dataset.source": source}}}
+        for n, source in enumerate(("phantom", "nih", "archives"), start=1)
+    }
     Path("dvc.lock").write_text(json.dumps({"stages": recorded}))
     assert [archive.part for archive in sources.not_provided(archives, None)] == ["01", "03"]
 
@@ -335,7 +337,7 @@ def test_a_changed_size_of_the_stored_slices_is_never_taken_from_another_run(rep
     for size in (64, 96):
         yaml = YAML()
         params = yaml.load(Path("params.yaml").read_text())
-        params["preprocess"]["size"] = size
+        params["preprocess"]["image_size"] = size
         yaml.dump(params, Path("params.yaml"))
         assert "preprocess@01" in dvc("repro", "preprocess@01")
         assert Path("data/slices/01.npy").stat().st_size % (2 * 3 * size**2) == 128  # the header of .npy

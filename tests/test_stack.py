@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesionpipe.deeplesion.stack import build_stack, normalise, plan_stack, to_original, to_stored
+from lesionpipe.data.geometry import normalise, to_original, to_stored
+from lesionpipe.preprocess.stack import build_stack, plan_stack
 
 HU = (-1024, 1050)
 ALL = range(-10_000, 10_000)

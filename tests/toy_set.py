@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from lesionpipe.deeplesion.shards import write_shard
-from lesionpipe.files import write_csv, write_json
+from lesionpipe.core.devices import compilers
+from lesionpipe.core.formats import write_csv, write_json
+from lesionpipe.data.masks import StoredMask, write_masks
+from lesionpipe.data.slices import write_slices
 from lesionpipe.params import Params, load_params
-from lesionpipe.training.machine import compilers
-from lesionpipe.weak_labels.store import StoredMask, write_masks
 
 ROOT = Path(__file__).parents[1]
 SIDE = 64
@@ -27,9 +27,9 @@ def toy_params(**changes: dict) -> dict:
     """The default parameters with a tiny network, as plain values; `changes` by section."""
     values = YAML(typ="safe", pure=True).load((ROOT / "presets" / "phantom.yaml").read_text())
     values["dataset"]["parts"] = ["01"]
-    values["preprocess"]["size"] = SIDE
+    values["preprocess"]["image_size"] = SIDE
     values["network"].update(NETWORK)
-    values["train"].update({"epochs": 4, "batch": 4, "precision": "32"})
+    values["train"].update({"epochs": 4, "batch_size": 4, "precision": "32"})
     values["detect"].update({"precision": "32"})
     values["runtime"].update({"device": "cpu", "workers": 1})
     for section, change in changes.items():
@@ -47,7 +47,7 @@ def write_toy_set(folder: Path, **changes: dict) -> Params:
     radii = random.integers(4, 9, len(names)).astype(float)
     discs = np.stack([disc(*place) for place in zip(centres, radii, strict=True)])
     hu = random.normal(-200, 60, (len(names), 3, SIDE, SIDE)) + 400 * discs[:, None]
-    write_shard(folder / "data/slices", "01", index(names), hu.astype(np.int16), (3, SIDE, SIDE))
+    write_slices(folder / "data/slices", "01", index(names), hu.astype(np.int16), (3, SIDE, SIDE))
     write_csv(folder / "data/lesions.csv", lesions(names, centres, radii))
     stored = [StoredMask(i + 1, i, 0, 0, mask) for i, mask in enumerate(discs)]
     write_masks(folder / "data/masks/01.npz", stored, SIDE)
@@ -61,10 +61,18 @@ def disc(centre: np.ndarray, radius: float) -> np.ndarray:
 
 
 def index(names: list[str]) -> pd.DataFrame:
-    return pd.DataFrame({
-        "file_name": names, "split": SPLITS, "patient": range(1, len(names) + 1), "width_original_px": SIDE,
-        "height_original_px": SIDE, "scale_x": 1.0, "scale_y": 1.0, "neighbours": "exact",
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "file_name": names,
+            "split": SPLITS,
+            "patient": range(1, len(names) + 1),
+            "width_original_px": SIDE,
+            "height_original_px": SIDE,
+            "scale_x": 1.0,
+            "scale_y": 1.0,
+            "neighbours": "exact",
+        }
+    )
 
 
 def lesions(names: list[str], centres: np.ndarray, radii: np.ndarray) -> pd.DataFrame:
@@ -72,15 +80,34 @@ def lesions(names: list[str], centres: np.ndarray, radii: np.ndarray) -> pd.Data
     arms = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])
     points = centres[:, None] + radii[:, None, None] * arms
     box = np.concatenate([points.min(1) - 5, points.max(1) + 5], axis=1)
-    table = pd.DataFrame({
-        "lesion": range(1, len(names) + 1), "file_name": names, "part": "01", "patient": range(1, len(names) + 1),
-        "study": 1, "series": 1, "key_slice": 10, "split": SPLITS, "type": "unknown", "noisy": 0,
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "lesion": range(1, len(names) + 1),
+            "file_name": names,
+            "part": "01",
+            "patient": range(1, len(names) + 1),
+            "study": 1,
+            "series": 1,
+            "key_slice": 10,
+            "split": SPLITS,
+            "type": "unknown",
+            "noisy": 0,
+        }
+    )
     for i, name in enumerate(("x1", "y1", "x2", "y2")):
         table[f"{name}_original_px"] = box[:, i]
     for i, name in enumerate(POINTS):
         table[name] = points.reshape(-1, 8)[:, i]
-    rest = {"long_diameter_mm": 10.0, "short_diameter_mm": 8.0, "spacing_mm": 0.8, "slice_interval_mm": 5.0,
-            "width_original_px": SIDE, "height_original_px": SIDE, "window_low_hu": -175, "window_high_hu": 275,
-            "slice_first": 4, "slice_last": 16}  # fmt: skip
+    rest = {
+        "long_diameter_mm": 10.0,
+        "short_diameter_mm": 8.0,
+        "spacing_mm": 0.8,
+        "slice_interval_mm": 5.0,
+        "width_original_px": SIDE,
+        "height_original_px": SIDE,
+        "window_low_hu": -175,
+        "window_high_hu": 275,
+        "slice_first": 4,
+        "slice_last": 16,
+    }
     return table.assign(**rest)

@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 
-from lesionpipe.errors import UserError
+from lesionpipe.core.errors import UserError
 
 SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)  # px of a 512 px slice, RetinaNet and paper
 RETINANET_SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
@@ -76,6 +76,12 @@ class AnchorSet:
         return cls(strides=strides, **{name: tuple(numbers) for name, numbers in lists.items()})
 
 
+def level_numbers(levels: str) -> tuple[int, ...]:
+    """Pyramid levels that a name such as "P2-P6" means, finest first; the stride of level n is 2**n."""
+    first, last = (int(name[1:]) for name in levels.split("-"))
+    return tuple(range(first, last + 1))
+
+
 def strides_of(levels: Sequence[int]) -> tuple[int, ...]:
     """Strides in px of pyramid levels: P2 -> 4, …, P7 -> 128."""
     return tuple(2**level for level in levels)
@@ -110,8 +116,9 @@ def anchors_for(anchor_set: AnchorSet, height: int, width: int) -> np.ndarray:
     second, and so on.
     """
     levels = zip(anchor_set.sizes, anchor_set.strides, strict=True)
-    boxes = [_level(cell_sides(size, anchor_set.scales, anchor_set.ratios), stride, height, width)
-             for size, stride in levels]  # fmt: skip
+    boxes = [
+        _level(cell_sides(size, anchor_set.scales, anchor_set.ratios), stride, height, width) for size, stride in levels
+    ]
     return np.concatenate(boxes).astype(np.float32)
 
 

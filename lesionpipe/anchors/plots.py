@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from lesionpipe.anchors.grid import AnchorSet, cell_sides
 from lesionpipe.anchors.overlap import BestOverlap
 from lesionpipe.anchors.report import Lesions
-from lesionpipe.files import atomic_path
+from lesionpipe.core.files import atomic_path
 
 MISSED, MET = "#d62728", "#b8b8b8"
 LEVELS = ("#1f3b73", "#2a7fb8", "#2ca089", "#d98e04", "#8c3a8c", "#555555")
@@ -46,8 +46,15 @@ def _dots(axis, sides: np.ndarray, best: np.ndarray) -> None:
 def _crosses(axis, anchor_set: AnchorSet) -> None:
     for level, (size, stride) in enumerate(zip(anchor_set.sizes, anchor_set.strides, strict=True)):
         width, height = cell_sides(size, anchor_set.scales, anchor_set.ratios).T
-        axis.plot(width, height, "x", markersize=5, markeredgewidth=1.4, color=LEVELS[level % len(LEVELS)],
-                  label=f"anchor, stride {stride}")  # fmt: skip
+        axis.plot(
+            width,
+            height,
+            "x",
+            markersize=5,
+            markeredgewidth=1.4,
+            color=LEVELS[level % len(LEVELS)],
+            label=f"anchor, stride {stride}",
+        )
 
 
 def _limits(axis, sides: np.ndarray) -> None:

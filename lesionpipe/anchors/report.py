@@ -10,7 +10,7 @@ import pandas as pd
 from lesionpipe.anchors.grid import AnchorSet
 from lesionpipe.anchors.overlap import BestOverlap
 from lesionpipe.anchors.search import Effort, Space, search
-from lesionpipe.parallel import parallel_map
+from lesionpipe.core.parallel import parallel_map
 
 COUNT_SCALES = (1, 2, 3, 4, 5)
 COUNT_PAIRS = (0, 1, 2)
@@ -49,8 +49,12 @@ def _groups(anchor_set: AnchorSet, lesions: Lesions) -> dict[str, dict[str, floa
 
 def numbers(grid: np.ndarray, concentric: np.ndarray) -> dict[str, float]:
     """The four numbers about best IoUs (n,) on the grid and concentric, n at least 1."""
-    values = {"mean_iou_grid": grid.mean(dtype=float), "mean_iou_concentric": concentric.mean(dtype=float),
-              "below_0.5_grid": np.mean(grid < 0.5), "below_0.4_grid": np.mean(grid < 0.4)}  # fmt: skip
+    values = {
+        "mean_iou_grid": grid.mean(dtype=float),
+        "mean_iou_concentric": concentric.mean(dtype=float),
+        "below_0.5_grid": np.mean(grid < 0.5),
+        "below_0.4_grid": np.mean(grid < 0.4),
+    }
     return {name: round(float(value), DIGITS) for name, value in values.items()}
 
 
@@ -80,7 +84,11 @@ def _widest(bounds: tuple[tuple[float, float], ...]) -> tuple[float, float]:
 
 
 def _count_row(space: Space, lesions: Lesions, anchors: AnchorSet) -> dict:
-    return {"anchors_per_cell": anchors.per_cell, "scales": len(space.scale_bounds), "ratios": len(anchors.ratios),
-            **_groups(anchors, dataclasses.replace(lesions, groups={}))["all"],
-            "scale_values": " ".join(f"{v:.3f}" for v in anchors.scales),
-            "ratio_values": " ".join(f"{v:.3f}" for v in anchors.ratios)}  # fmt: skip
+    return {
+        "anchors_per_cell": anchors.per_cell,
+        "scales": len(space.scale_bounds),
+        "ratios": len(anchors.ratios),
+        **_groups(anchors, dataclasses.replace(lesions, groups={}))["all"],
+        "scale_values": " ".join(f"{v:.3f}" for v in anchors.scales),
+        "ratio_values": " ".join(f"{v:.3f}" for v in anchors.ratios),
+    }

@@ -15,7 +15,7 @@ from scipy.optimize import OptimizeResult, differential_evolution
 
 from lesionpipe.anchors.grid import AnchorSet, strides_of
 from lesionpipe.anchors.overlap import BestOverlap, loss
-from lesionpipe.errors import UserError
+from lesionpipe.core.errors import UserError
 from lesionpipe.params import Anchors
 
 USUAL_SIDE = 512  # px of the slice that the parameter `anchors.sizes` is meant for
@@ -122,14 +122,28 @@ def search(space: Space, overlap: BestOverlap, score: str, effort: Effort) -> Fo
 
     def note(intermediate_result: OptimizeResult) -> None:
         losses = intermediate_result.population_energies
-        history.append({"generation": len(history) + 1, "evaluations": intermediate_result.nfev,
-                        "best_loss": float(losses.min()), "mean_loss": float(losses.mean())})  # fmt: skip
+        history.append(
+            {
+                "generation": len(history) + 1,
+                "evaluations": intermediate_result.nfev,
+                "best_loss": float(losses.min()),
+                "mean_loss": float(losses.mean()),
+            }
+        )
 
     start = time.perf_counter()
     result = differential_evolution(
-        Objective(space, overlap, score), space.bounds, rng=effort.seed, popsize=effort.population,
-        maxiter=effort.generations, mutation=effort.mutation, tol=SPREAD, polish=False, updating="deferred",
-        workers=effort.workers, callback=note,
-    )  # fmt: skip
+        Objective(space, overlap, score),
+        space.bounds,
+        rng=effort.seed,
+        popsize=effort.population,
+        maxiter=effort.generations,
+        mutation=effort.mutation,
+        tol=SPREAD,
+        polish=False,
+        updating="deferred",
+        workers=effort.workers,
+        callback=note,
+    )
     seconds = time.perf_counter() - start
     return Found(space.anchor_set(result.x), float(result.fun), int(result.nfev), seconds, history)

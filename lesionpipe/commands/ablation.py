@@ -7,20 +7,36 @@ from typing import Annotated
 import dvc.api
 import typer
 
-from lesionpipe.errors import UserError
+from lesionpipe.core.errors import UserError
 
 PARAMS = Path("params.yaml")
 # Each row moves the switches of the one before; what a row does not name is as in params.yaml.
 ROWS: dict[str, dict[str, str]] = {
-    "original": {"anchors.use": "default", "network.levels": "P3-P7", "network.mask_branch": "false",
-                 "network.attention": "false"},
-    "anchor-optimisation": {"anchors.use": "searched", "network.levels": "P3-P7", "network.mask_branch": "false",
-                            "network.attention": "false"},
-    "dense-supervision": {"anchors.use": "searched", "network.levels": "P2-P6", "network.mask_branch": "true",
-                          "network.attention": "false"},
-    "attention-gate": {"anchors.use": "searched", "network.levels": "P2-P6", "network.mask_branch": "true",
-                       "network.attention": "true"},
-}  # fmt: skip
+    "original": {
+        "anchors.use": "default",
+        "network.levels": "P3-P7",
+        "network.mask_branch": "false",
+        "network.attention": "false",
+    },
+    "anchor-optimisation": {
+        "anchors.use": "searched",
+        "network.levels": "P3-P7",
+        "network.mask_branch": "false",
+        "network.attention": "false",
+    },
+    "dense-supervision": {
+        "anchors.use": "searched",
+        "network.levels": "P2-P6",
+        "network.mask_branch": "true",
+        "network.attention": "false",
+    },
+    "attention-gate": {
+        "anchors.use": "searched",
+        "network.levels": "P2-P6",
+        "network.mask_branch": "true",
+        "network.attention": "true",
+    },
+}
 RATES = ("0.5", "1", "2", "4", "8", "16")
 
 

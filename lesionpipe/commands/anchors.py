@@ -13,7 +13,7 @@ from lesionpipe.anchors.overlap import BestOverlap
 from lesionpipe.anchors.report import numbers
 from lesionpipe.anchors.search import Effort, Found, Space, search
 from lesionpipe.commands.box_file import read_boxes
-from lesionpipe.errors import UserError
+from lesionpipe.core.errors import UserError
 
 SMALLEST, LARGEST = 0.01, 1000  # scale, ratio or factor
 LARGEST_SIZE = 1e6  # px
@@ -66,8 +66,13 @@ def anchors(
 ) -> None:
     """Search anchor scales and ratios that meet the boxes of a file best, by differential evolution."""
     numbered = _levels(levels)
-    space = Space(_sizes(sizes, len(numbered)), numbered, _intervals("--scale-bounds", scale_bounds, scales),
-                  _intervals("--ratio-bounds", ratio_bounds, ratio_pairs), _factor(size_bounds))  # fmt: skip
+    space = Space(
+        _sizes(sizes, len(numbered)),
+        numbered,
+        _intervals("--scale-bounds", scale_bounds, scales),
+        _intervals("--ratio-bounds", ratio_bounds, ratio_pairs),
+        _factor(size_bounds),
+    )
     given, images = _resized(*read_boxes(boxes, split), resize)
     searched, pixel = (np.trunc(given), 1) if paper_pixels else (given, 0)
     overlap = BestOverlap(searched, strides_of(numbered) if objective == "grid" else None, images, pixel)
@@ -104,9 +109,12 @@ def as_text(result: dict, default: dict[str, float]) -> str:
         f"{name:8s}{'  '.join(f'{value:.4g}' for value in result[name])}"
         for name in ("sizes", "strides", "scales", "ratios")
     ]
-    lines += [f"{len(result['scales']) * len(result['ratios'])} anchors per cell for {result['boxes']} boxes; "
-              f"{result['evaluations']} evaluations in {result['seconds']:.1f} s", "",
-              f"{'':32s}{'found':>8s}{'RetinaNet default':>20s}"]  # fmt: skip
+    lines += [
+        f"{len(result['scales']) * len(result['ratios'])} anchors per cell for {result['boxes']} boxes; "
+        f"{result['evaluations']} evaluations in {result['seconds']:.1f} s",
+        "",
+        f"{'':32s}{'found':>8s}{'RetinaNet default':>20s}",
+    ]
     return "\n".join(lines + [f"{text:32s}{result[name]:8.4f}{default[name]:20.4f}" for name, text in TOLD.items()])
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from lesionpipe.anchors.grid import HALF_PIXEL
-from lesionpipe.boxes import clip
-from lesionpipe.deeplesion.dl_info import read_dl_info
-from lesionpipe.deeplesion.lesion_table import SPLITS
-from lesionpipe.errors import UserError
-from lesionpipe.files import read_json
+from lesionpipe.core.boxes import clip
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.files import read_json
+from lesionpipe.data.schema import SPLITS
+from lesionpipe.lesions.dl_info import read_dl_info
 
 SIDES = (512, 768, 1024)  # px, of DeepLesion's slices; where Image_size is empty, the first that holds the box
 LARGEST = 1e6  # px, beyond any image; areas in float32 stay finite

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from lesionpipe.errors import UserError
-from lesionpipe.evaluation import compare as comparing
-from lesionpipe.evaluation.compare import Comparison
-from lesionpipe.evaluation.revisions import open_run
-from lesionpipe.evaluation.scores import defined
+from lesionpipe.core.errors import UserError
+from lesionpipe.evaluate import compare as comparing
+from lesionpipe.evaluate.compare import Comparison
+from lesionpipe.evaluate.revisions import open_run
+from lesionpipe.evaluate.scores import defined
 from lesionpipe.params import load_params
 
 
@@ -51,8 +51,9 @@ def as_text(result: Comparison, a: str, b: str, compared_on: str) -> str:
         f"({compared_on})",
         "FPs/image     A, %    B, %   B − A  95 % interval         p",
     ]
-    for rate, *values, p in zip(result.rates, result.a, result.b, result.difference, result.low, result.high, result.p,
-                                strict=True):  # fmt: skip
+    for rate, *values, p in zip(
+        result.rates, result.a, result.b, result.difference, result.low, result.high, result.p, strict=True
+    ):
         one, other, difference, low, high = (100 * v for v in values)
         lines.append(f"{rate:9g}  {one:6.2f}  {other:6.2f}  {difference:+6.2f}  {low:+6.2f} … {high:+6.2f}  {p:8.4f}")
     return "\n".join(lines).replace("nan", "  –")

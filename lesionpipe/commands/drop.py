@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lesionpipe.deeplesion import sources
+from lesionpipe.download import sources
 
 
 def drop(parts: Annotated[list[str], typer.Argument(help="Preprocessed parts, as 01 02.")]) -> None:

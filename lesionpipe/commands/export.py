@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
-from lesionpipe.deeplesion.lesion_table import read_lesions
-from lesionpipe.deeplesion.shards import Shards
-from lesionpipe.errors import UserError
-from lesionpipe.evaluation.coco_export import dataset, results
-from lesionpipe.evaluation.truth import detections_of_split, read_detections, truth_of_split
-from lesionpipe.files import write_text
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.files import write_text
+from lesionpipe.data.detections import read_detections
+from lesionpipe.data.masks import MaskStore
+from lesionpipe.data.schema import read_lesions
+from lesionpipe.data.slices import SliceStore
+from lesionpipe.evaluate.coco_export import dataset, results
+from lesionpipe.evaluate.truth import detections_of_split, truth_of_split
 from lesionpipe.params import load_params
-from lesionpipe.weak_labels.store import MaskStore
 
 DETECTIONS = Path("data/detections.csv")
 MASKS = Path("data/masks")
@@ -25,7 +26,7 @@ def coco(
 ) -> None:
     """Write COCO files: train.json, val.json, test.json and, once detected, detections_val.json and so on."""
     params = load_params()
-    index = Shards.open("data/slices", params.dataset.parts).index
+    index = SliceStore.open("data/slices", params.dataset.parts).index
     lesions = read_lesions("data/lesions.csv")
     store = MaskStore.open(MASKS, params.dataset.parts) if masks else None
     truths = {split: truth_of_split(index, lesions, split)[0] for split in ("train", "val", "test")}

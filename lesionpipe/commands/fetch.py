@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from lesionpipe.deeplesion.archives import dvc_cache
-from lesionpipe.deeplesion.download import Patience
-from lesionpipe.deeplesion.fetching import fetch_all
-from lesionpipe.deeplesion.sources import archives_of, not_provided
-from lesionpipe.errors import UserError
+from lesionpipe.core.errors import UserError
+from lesionpipe.download.archives import dvc_cache
+from lesionpipe.download.queue import fetch_all
+from lesionpipe.download.sources import archives_of, not_provided
+from lesionpipe.download.transfer import Patience
 from lesionpipe.params import load_params
 
 

@@ -1,0 +1,81 @@
+"""Samples and batches, their loader, and their way into the network.
+
+Slices travel to the device as int16 HU, half the bytes of float32, and are normalised there (paper, sec. 3.1).
+"""
+
+from multiprocessing import get_all_start_methods
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lesionpipe.core.devices import Machine
+from lesionpipe.data.geometry import normalise
+
+PREFETCH = 4  # batches each loader process keeps ready
+
+
+class Sample(NamedTuple):
+    """One key slice of side S px and its n lesions."""
+
+    key: str  # official file name
+    hu: np.ndarray  # (slices, S, S) int16 HU
+    boxes: np.ndarray  # (n, 4) float32 xyxy, stored px
+    mask: np.ndarray | None  # (S, S) uint8, 1 in any lesion
+
+
+class Batch(NamedTuple):
+    """Several samples as tensors; the boxes of all stand in one list, `counts` says how many each has."""
+
+    keys: list[str]
+    hu: torch.Tensor  # (B, slices, S, S) int16
+    boxes: torch.Tensor  # (sum of counts, 4) float32
+    counts: list[int]  # B; not a tensor, since a GPU's numbers can be asked for only when all its work is done
+    masks: torch.Tensor | None  # (B, S, S) uint8
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack samples into tensors."""
+    masks = None if samples[0].mask is None else torch.from_numpy(np.stack([s.mask for s in samples]))
+    return Batch(
+        keys=[s.key for s in samples],
+        hu=torch.from_numpy(np.stack([s.hu for s in samples])),
+        boxes=torch.from_numpy(np.concatenate([s.boxes for s in samples])),
+        counts=[len(s.boxes) for s in samples],
+        masks=masks,
+    )
+
+
+def loader(dataset: Dataset, batch: int, sampler: Sampler | None, machine: Machine) -> DataLoader:
+    """A loader of `Batch`es; its processes stay alive between epochs."""
+    return DataLoader(
+        dataset,
+        batch_size=batch,
+        sampler=sampler,
+        collate_fn=collate,
+        num_workers=machine.workers,
+        worker_init_fn=_one_thread,
+        pin_memory=machine.device == "cuda",
+        persistent_workers=machine.workers > 0,
+        multiprocessing_context=_start_method(machine),
+        prefetch_factor=PREFETCH if machine.workers else None,
+    )
+
+
+def _start_method(machine: Machine) -> str | None:
+    """How loader processes start: not as forks where threads talk to other processes and may hold a lock just then."""
+    alone = machine.processes == 1 or machine.workers == 0
+    return None if alone or "forkserver" not in get_all_start_methods() else "forkserver"
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+
+
+def prepare(hu: Tensor, hu_range: tuple[int, int], channels_last: bool) -> Tensor:
+    """Network input from int16 HU (B, slices, S, S): float32 in [-1, 1]."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return normalise(hu, hu_range).contiguous(memory_format=layout)

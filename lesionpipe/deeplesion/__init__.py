@@ -1,1 +1,0 @@
-"""DeepLesion as it lies on disk: annotations, archives, slices, the three-slice stack, the store, the phantom."""

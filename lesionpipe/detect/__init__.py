@@ -1,0 +1,1 @@
+"""Slices -> boxes with scores, for validation, the stage `detect` and new scans."""

@@ -1,0 +1,1 @@
+"""The paper's RetinaNet: network, matching, losses, decoding (paper, sec. 2)."""

@@ -1,0 +1,1 @@
+"""The 56 archives of DeepLesion and other places where slices lie: fetching, verifying, listing, reading."""

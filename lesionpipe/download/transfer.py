@@ -1,0 +1,259 @@
+"""One file over HTTP, whatever the server does: resumed, retried with growing pauses, checked while it streams.
+
+The archives lie behind redirects on a slow server (DeepLesion; paper, sec. 3). What has come is kept beside the target
+as `<name>.partial`, written without a buffer, so that a cut, Ctrl-C or a kill costs nothing; the next attempt hashes it
+and asks for the rest (HTTP Range). A server that ignores Range is read from the start again. Only the published size
+and MD5 decide; what a server says about lengths is not believed.
+"""
+
+import email.utils
+import errno
+import hashlib
+import os
+import random
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import httpx
+import tenacity
+from filelock import FileLock
+
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.files import CHUNK
+from lesionpipe.download.archives import Archive, verify
+from lesionpipe.params import Params
+
+PAUSE_S = 1.0  # before the first retry; doubled with each failure in a row
+LONGEST_PAUSE_S = 60.0
+LONGEST_RETRY_AFTER_S = 300.0  # a server may ask for a longer pause than ours, up to this
+REDIRECTS = 10
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How stubborn a download is: failures in a row before giving up, seconds of silence, archives at a time."""
+
+    retries: int
+    timeout_s: float
+    downloads: int
+
+    @classmethod
+    def of(cls, params: Params) -> Self:
+        """From the parameters; none of these changes a result, so no stage tracks them."""
+        return cls(params.download.retries, params.download.timeout_s, params.runtime.downloads)
+
+
+class Stopped(Exception):
+    """Somebody asked the download to stop; what has come is kept."""
+
+
+class Interrupted(Exception):
+    """A failure that a later attempt may mend; `wait_s` is the pause that the server asked for."""
+
+    def __init__(self, message: str, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+Counter = Callable[[int], object]
+
+
+def fetch(archive: Archive, target: Path, patience: Patience, on_bytes: Counter, stop: threading.Event) -> None:
+    """Fetch an archive to `target`, going on from `<target>.partial`; a corrupt one is fetched anew once.
+
+    `on_bytes` is told each change of the number of bytes that are there, also a negative one.
+
+    Raises:
+        UserError: the server refuses, keeps failing, or sends wrong bytes twice; or the disk is full.
+        Stopped: `stop` was set.
+    """
+    partial = target.with_name(target.name + ".partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{partial}.lock"):  # another process may be fetching ahead
+        if _lies_there(archive, target):
+            on_bytes(archive.bytes)
+            return
+        for _ in range(2):
+            found = _receive(archive, partial, patience, on_bytes, stop)
+            if found == archive.md5:
+                partial.replace(target)
+                return
+            partial.unlink()
+            on_bytes(-archive.bytes)
+    raise UserError(
+        f"{archive.name}: {archive.url} sent bytes of MD5 {found} twice, {archive.md5} is published; "
+        "try later, or take a mirror (dataset.listing)"
+    )
+
+
+def _lies_there(archive: Archive, target: Path) -> bool:
+    """Whether the archive lies there whole; another file of its name (damaged, or of another listing) is removed."""
+    if not target.exists():
+        return False
+    try:
+        verify(target, archive)
+    except UserError as error:
+        print(f"{error}, which happens now", file=sys.stderr)
+        target.unlink()
+        return False
+    return True
+
+
+def _receive(archive: Archive, partial: Path, patience: Patience, on_bytes: Counter, stop: threading.Event) -> str:
+    """MD5 of all the archive's bytes, once they lie in `partial`."""
+    with client(patience.timeout_s) as http, partial.open("ab", buffering=0) as handle:
+        transfer = _Transfer(archive, handle, on_bytes, stop)
+        transfer.hash_what_is_there(partial)
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Interrupted),
+            stop=lambda state: transfer.failures > patience.retries,
+            wait=lambda state: pause(transfer.failures, state.outcome.exception()),
+            sleep=stop.wait,
+            reraise=True,
+        )
+        try:
+            retrying(transfer.attempt, http)
+        except Interrupted as error:
+            raise UserError(
+                f"{archive.name}: {error}, {transfer.failures} times in a row; {transfer.size:,} of {archive.bytes:,} "
+                f"bytes are kept in {partial}: rerun to go on"
+            ) from None
+        os.fsync(handle.fileno())
+        return transfer.digest.hexdigest()
+
+
+def client(timeout_s: float) -> httpx.Client:
+    """An HTTP client that follows a few redirects and takes bytes as they are stored."""
+    return httpx.Client(
+        timeout=timeout_s,
+        follow_redirects=True,
+        max_redirects=REDIRECTS,
+        headers={"Accept-Encoding": "identity", "User-Agent": "lesionpipe"},
+    )
+
+
+def pause(failures: int, error: BaseException | None) -> float:
+    """Seconds before the next attempt: doubling, jittered, and at least what the server asked for within reason."""
+    own = min(PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S) * random.uniform(0.75, 1.25)
+    return max(own, min(getattr(error, "wait_s", 0.0), LONGEST_RETRY_AFTER_S))
+
+
+class _Transfer:
+    """The state of one archive's transfer over all attempts: bytes there, their MD5, failures in a row."""
+
+    def __init__(self, archive: Archive, handle, on_bytes: Counter, stop: threading.Event) -> None:
+        self.archive, self.handle, self.on_bytes, self.stop = archive, handle, on_bytes, stop
+        self.digest, self.size = hashlib.md5(usedforsecurity=False), 0
+        self.failures, self.furthest = 0, 0
+
+    def hash_what_is_there(self, partial: Path) -> None:
+        with partial.open("rb") as kept:
+            while chunk := kept.read(CHUNK):
+                self._count(chunk)
+                if self.stop.is_set():
+                    raise Stopped
+        if self.size > self.archive.bytes:
+            self._restart()
+        self.furthest = self.size
+
+    def attempt(self, http: httpx.Client) -> None:
+        """Receive what is missing over one connection; a failure that may pass is raised as Interrupted."""
+        try:
+            self._receive_rest(http)
+        except (Interrupted, httpx.TransportError) as error:
+            if self.size - self.furthest >= min(CHUNK, self.archive.bytes // 100):
+                self.failures = 0  # a slow server that moves on is worth all patience
+            self.furthest = max(self.furthest, self.size)
+            self.failures += 1
+            message = str(error) or type(error).__name__
+            raise Interrupted(f"{self.archive.url}: {message}", getattr(error, "wait_s", 0.0)) from None
+        except httpx.TooManyRedirects:
+            raise UserError(f"{self.archive.name}: {self.archive.url} redirects more than {REDIRECTS} times") from None
+        except httpx.InvalidURL as error:
+            raise UserError(f"{self.archive.name}: {self.archive.url} is no address: {error}") from None
+
+    def _receive_rest(self, http: httpx.Client) -> None:
+        if self.size == self.archive.bytes:
+            return
+        headers = {"Range": f"bytes={self.size}-"} if self.size else {}
+        with http.stream("GET", self.archive.url, headers=headers) as response:
+            if response.status_code == 416:  # the server's file ends before what is here
+                self._restart()
+            check_status(response, self.archive.name)
+            self._check_range(response)
+            for chunk in response.iter_raw():
+                if self.stop.is_set():
+                    raise Stopped
+                self._store(chunk[: self.archive.bytes - self.size])
+                if self.size == self.archive.bytes:
+                    return
+        raise Interrupted(f"the answer ended at {self.size:,} of {self.archive.bytes:,} bytes")
+
+    def _check_range(self, response: httpx.Response) -> None:
+        """Make sure that what follows belongs at `size`; start again where the server sends something else."""
+        if response.status_code == 206:
+            stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+            total = str(self.archive.bytes)
+            if stated and int(stated[1]) == self.size and stated[2] in (total, "*"):
+                return
+            self._restart()
+            raise Interrupted(f"wrong Content-Range {response.headers.get('Content-Range')!r} of {total}")
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise UserError(f"{self.archive.name}: {self.archive.url} answers with a web page instead of an archive")
+        if self.size:
+            self._restart()  # 200: the server ignores Range and sends all
+
+    def _store(self, chunk: bytes) -> None:
+        view = memoryview(chunk)
+        while view:
+            try:
+                written = self.handle.write(view)
+            except OSError as error:
+                raise _disk_error(error, self.handle.name, self.archive.bytes - self.size) from None
+            self._count(view[:written])
+            view = view[written:]
+
+    def _count(self, chunk: bytes | memoryview) -> None:
+        self.digest.update(chunk)
+        self.size += len(chunk)
+        self.on_bytes(len(chunk))
+
+    def _restart(self) -> None:
+        self.on_bytes(-self.size)
+        self.handle.truncate(0)
+        self.digest, self.size = hashlib.md5(usedforsecurity=False), 0
+
+
+def check_status(response: httpx.Response, name: str) -> None:
+    """Raise Interrupted for what may pass (429, 5xx, a useless Range), UserError for a refusal."""
+    status = response.status_code
+    if status in (200, 206):
+        return
+    if status in (408, 416, 425, 429) or status >= 500:
+        raise Interrupted(f"HTTP {status}", _retry_after(response.headers.get("Retry-After", "")))
+    raise UserError(f"{name}: {response.url} answers HTTP {status}; is the address still right?")
+
+
+def _retry_after(value: str) -> float:
+    """Seconds of a Retry-After header, which is a number or a date; 0 where it is neither."""
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _disk_error(error: OSError, path: str | Path, missing: int) -> Exception:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return UserError(
+        f"{path}: no space left on the disk, {missing:,} bytes are still to come; what is there is kept: "
+        "free some space and rerun"
+    )

@@ -1,0 +1,1 @@
+"""FROC, intervals, groups, comparison, COCO, report (paper, sec. 3)."""

@@ -1,0 +1,79 @@
+"""Two detectors on the same slices: is the difference of their FROC more than chance? A paired bootstrap over patients.
+
+Both are scored on the same draws of patients, so that what makes a draw easy or hard falls out of the difference.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lesionpipe.core.errors import UserError
+from lesionpipe.evaluate.bootstrap import draw_patients, interval, resample_sensitivity, two_sided_p
+from lesionpipe.evaluate.froc import match, pooled_events, sensitivity
+from lesionpipe.evaluate.truth import Detections, Truth
+from lesionpipe.params import Evaluate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Sensitivities of A and B at each rate, and B − A with its 95 % interval and two-sided p-value; NaN: undefined."""
+
+    images: int
+    lesions: int
+    patients: int
+    rates: tuple[float, ...]
+    a: np.ndarray
+    b: np.ndarray
+    difference: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    p: np.ndarray
+
+
+def compare(truth: Truth, a: Detections, b: Detections, settings: Evaluate) -> Comparison:
+    """Compare two sets of detections on the same truth by the published rule."""
+    at = np.array(settings.fp_rates, dtype=np.float64)
+    draws = draw_patients(truth.patient_count, settings.bootstrap, settings.seed)
+    values, resampled = [], []
+    for detections in (a, b):
+        events = pooled_events(truth, detections, match(truth, detections, settings.iou))
+        values.append(sensitivity(events, at))
+        resampled.append(resample_sensitivity(events, at, draws))
+    differences = resampled[1] - resampled[0]
+    return Comparison(
+        len(truth.images),
+        len(truth.lesion_images),
+        truth.patient_count,
+        settings.fp_rates,
+        *values,
+        values[1] - values[0],
+        *interval(differences),
+        two_sided_p(differences),
+    )
+
+
+def require_same_truth(a: Truth, b: Truth, names: tuple[str, str]) -> None:
+    """Refuse to compare numbers of different sets.
+
+    Raises:
+        UserError: the evaluated slices or lesions differ.
+    """
+    if _contents(a) != _contents(b):
+        sizes = [f"{len(truth.images)} slices, {len(truth.lesion_images)} lesions" for truth in (a, b)]
+        raise UserError(
+            f"evaluated on different sets ({names[0]}: {sizes[0]}; {names[1]}: {sizes[1]}); "
+            f"compare runs with the same dataset.parts and lesions.noisy"
+        )
+
+
+def on_images_of(truth: Truth, detections: Detections, own: Truth) -> Detections:
+    """Detections on the images of `own`, pointing at the same images of `truth`, whose order may differ."""
+    places = pd.Index(truth.images, dtype=object).get_indexer(pd.Index(own.images, dtype=object))
+    return Detections(places[detections.images], detections.boxes, detections.scores)
+
+
+def _contents(truth: Truth) -> tuple[list[str], list[tuple]]:
+    """Slices and lesions, whatever their order."""
+    names = np.array(truth.images, dtype=object)[truth.lesion_images] if len(truth.lesion_images) else []
+    return sorted(truth.images), sorted((n, *box) for n, box in zip(names, truth.lesion_boxes.tolist(), strict=True))

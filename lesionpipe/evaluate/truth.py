@@ -1,0 +1,85 @@
+"""What is scored: the evaluated images with their lesions, and a detector's boxes on them, checked before any number.
+
+Boxes are xyxy in the pixels of the archive's slices (`original_px`), as in the published evaluations. Every image
+counts, also one without lesions or without detections; lesions and detections point at images by position.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lesionpipe.core.errors import UserError
+from lesionpipe.data.schema import BOX
+
+FARTHEST_PX = 1e9  # no coordinate lies beyond; areas of larger numbers overflow
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Evaluated images and their lesions."""
+
+    images: tuple[str, ...]  # file names (n,), all different
+    patients: np.ndarray  # (n,) int, 0 … patients - 1: whose image; the unit that the bootstrap draws
+    lesion_images: np.ndarray  # (lesions,) int, position in `images`
+    lesion_boxes: np.ndarray  # (lesions, 4) float64
+
+    @property
+    def patient_count(self) -> int:
+        return int(self.patients.max()) + 1 if len(self.patients) else 0
+
+
+@dataclass(frozen=True)
+class Detections:
+    """A detector's boxes on the images of a `Truth`, in any order."""
+
+    images: np.ndarray  # (n,) int, position in `Truth.images`
+    boxes: np.ndarray  # (n, 4) float64
+    scores: np.ndarray  # (n,) float64
+
+
+def truth_of_split(index: pd.DataFrame, lesions: pd.DataFrame, split: str) -> tuple[Truth, pd.DataFrame]:
+    """Images of one split from the shards' index and their lesions, with the lesions' rows in the same order.
+
+    Args:
+        index: one row per stored key slice with columns file_name, split, patient.
+        lesions: rows of data/lesions.csv.
+
+    Raises:
+        UserError: a slice or a lesion occurs twice, or a lesion lies on a slice that was not stored.
+    """
+    index, lesions = index[index["split"] == split], lesions[lesions["split"] == split]
+    _refuse_repeated(index["file_name"], "data/slices", "file_name")
+    _refuse_repeated(lesions["lesion"], "data/lesions.csv", "lesion")
+    images = pd.Index(index["file_name"])
+    places = images.get_indexer(lesions["file_name"])
+    if (places < 0).any():
+        name = lesions["file_name"].iloc[int(np.argmax(places < 0))]
+        raise UserError(f"data/lesions.csv: file_name {name}: not in data/slices; rerun `dvc repro preprocess`")
+    patients = np.unique(index["patient"].to_numpy(), return_inverse=True)[1]
+    boxes = lesions[BOX].to_numpy(dtype=np.float64)
+    return Truth(tuple(images), patients, places, boxes), lesions.reset_index(drop=True)
+
+
+def detections_of_split(table: pd.DataFrame, truth: Truth, split: str, path: str | Path) -> Detections:
+    """The rows of one split, placed on the evaluated images.
+
+    Raises:
+        UserError: a detection lies on an image that is not evaluated.
+    """
+    rows = table[table["split"] == split]
+    places = pd.Index(truth.images, dtype=str).get_indexer(rows["file_name"])
+    if (places < 0).any():
+        row = int(np.argmax(places < 0))
+        name = rows["file_name"].iloc[row]
+        raise UserError(
+            f"{path}: line {rows.index[row] + 2}: file_name {name!r} is no slice of split {split}; "
+            f"detect and evaluate on the same slices"
+        )
+    return Detections(places, rows[BOX].to_numpy(dtype=np.float64), rows["score"].to_numpy(dtype=np.float64))
+
+
+def _refuse_repeated(ids: pd.Series, path: str, field: str) -> None:
+    if (repeated := ids.duplicated()).any():
+        raise UserError(f"{path}: {field} {ids[repeated].iloc[0]} occurs twice; rerun the stage that made it")

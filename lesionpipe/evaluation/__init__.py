@@ -1,1 +1,0 @@
-"""Evaluation: FROC, intervals, strata, COCO files, plots and the report (paper, sec. 3)."""

@@ -1,0 +1,1 @@
+"""DL_info.csv -> checked rows, one per usable lesion."""

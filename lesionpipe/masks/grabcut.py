@@ -1,0 +1,157 @@
+"""GrabCut from a trimap, guarded: a mask, or the reason why there is none (paper, sec. 2.2; Rother et al. 2004).
+
+OpenCV's GrabCut asserts when a seed set is empty or its colours are degenerate, and may answer with scraps. Here every
+such case comes out as a `Failure` with a reason that the caller records.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from lesionpipe.masks.recist import BACKGROUND, FOREGROUND, UNKNOWN
+
+SEED = 0  # of the k-means that starts the intensity mixtures
+DEFAULT_WINDOW_HU = (-175.0, 275.0)  # that of three quarters of DeepLesion, where a lesion has none
+FINE_SIDE_PX = 48  # pixels are divided until the box is this many wide and high
+FINEST = 8  # but not further
+CLIPPED = 0.5  # share of the unknown px that a window may clip on one side
+NOISE_PX = 0.6  # original px: the grain of CT noise, smoothed away before the cut
+SMOOTHING = 0.2  # of the short half axis: spurs and notches narrower than this are cut off and filled
+
+
+class Failure(NamedTuple):
+    reason: str
+
+
+class Crop(NamedTuple):
+    """A rectangle of whole px: first column and row, width and height."""
+
+    x0: int
+    y0: int
+    width: int
+    height: int
+
+
+def crop_around(box: np.ndarray, margin: float, side: int) -> Crop:
+    """The box xyxy and `margin` times its sides on each side of it, cut to a slice of `side` px."""
+    reach = margin * (box[2:] - box[:2])
+    x0, y0 = np.clip(np.floor(box[:2] - reach), 0, side - 1).astype(int)
+    x1, y1 = np.clip(np.ceil(box[2:] + reach), 0, side - 1).astype(int)
+    return Crop(int(x0), int(y0), int(x1 - x0 + 1), int(y1 - y0 + 1))
+
+
+def fineness(box: np.ndarray) -> int:
+    """Into how many parts to divide a px along each axis, so that the box is FINE_SIDE_PX wide and high.
+
+    GrabCut charges for the length of an outline. Where a lesion is a few px wide, that outweighs its intensities, and
+    the mask shrinks to its seeds; on a finer grid the same outline weighs less beside the area.
+    """
+    shorter = float(np.min(box[2:] - box[:2]))
+    return int(np.clip(np.ceil(FINE_SIDE_PX / max(shorter, 1.0)), 1, FINEST))
+
+
+def usable_window(window: tuple[float, float]) -> tuple[float, float]:
+    """A DICOM window (low, high) in HU; one that is unknown or doesn't rise is DEFAULT_WINDOW_HU."""
+    low, high = window
+    return (low, high) if np.isfinite(low) and np.isfinite(high) and low < high else DEFAULT_WINDOW_HU
+
+
+def opened(window: tuple[float, float], hu: np.ndarray) -> tuple[float, float]:
+    """The window, widened on a side where it clips more than half of the HU (n,) that are to be decided.
+
+    Around a lung nodule a soft-tissue window is black: the edge, half way between nodule and lung, is lost.
+    """
+    low, high = usable_window(window)
+    if len(hu) and np.mean(hu <= low) > CLIPPED:
+        low = min(low, float(np.percentile(hu, 2)))
+    if len(hu) and np.mean(hu >= high) > CLIPPED:
+        high = max(high, float(np.percentile(hu, 98)))
+    return low, high
+
+
+def windowed(hu: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """HU in a window (low, high) as float32 in 0–255."""
+    low, high = usable_window(window)
+    return np.clip((hu.astype(np.float32) - low) * (255 / (high - low)), 0, 255)
+
+
+def refined(image: np.ndarray, factor: int, smoothing: float) -> np.ndarray:
+    """float32 0–255 (h, w) as uint8 (h · factor, w · factor): blurred by `smoothing` px, cubic between them."""
+    if smoothing > 0:
+        image = cv2.GaussianBlur(image, (0, 0), smoothing)
+    if factor > 1:
+        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+
+
+def coarsened(mask: np.ndarray, factor: int) -> np.ndarray:
+    """Bool (h · factor, w · factor) as (h, w): px at least half covered; if there is none, the most covered."""
+    height, width = mask.shape[0] // factor, mask.shape[1] // factor
+    cover = mask.reshape(height, factor, width, factor).mean(axis=(1, 3))
+    return cover >= min(0.5, cover.max()) if mask.any() else np.zeros((height, width), bool)
+
+
+def segment(
+    image: np.ndarray, trimap: np.ndarray, likely: np.ndarray, iterations: int, radius: float
+) -> np.ndarray | Failure:
+    """GrabCut of the unknown pixels.
+
+    Args:
+        image: uint8 (h, w).
+        trimap: uint8 (h, w) of BACKGROUND, FOREGROUND, UNKNOWN.
+        likely: bool (h, w): unknown pixels that start as foreground, the others as background.
+        iterations: of mixtures and cut.
+        radius: of the disc that smooths the outline, px of this grid; below half a px it does nothing.
+
+    Returns:
+        bool (h, w): the part connected to the foreground seeds, holes filled; or why there is none. The same on every
+        run and for any number of threads.
+    """
+    seeds = trimap == FOREGROUND
+    if not seeds.any():
+        return Failure("no foreground seeds")
+    if not (trimap == BACKGROUND).any():
+        return Failure("no background seeds")
+    if image.min() == image.max():
+        return Failure("constant image")
+    labels = np.choose(trimap, (cv2.GC_BGD, cv2.GC_FGD, cv2.GC_PR_BGD)).astype(np.uint8)
+    labels[(trimap == UNKNOWN) & likely] = cv2.GC_PR_FGD
+    try:
+        _cut(image, labels, iterations)
+    except cv2.error as error:
+        return Failure(f"OpenCV: {error.err or error.code}")
+    mask = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+    return connected(smoothed(mask, radius) | seeds, seeds)
+
+
+def _cut(image: np.ndarray, labels: np.ndarray, iterations: int) -> None:
+    """OpenCV's GrabCut on `labels` in place, on one thread (the processes share the cores) and with a fixed seed."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    cv2.setRNGSeed(SEED)
+    try:
+        models = np.zeros((1, 65)), np.zeros((1, 65))
+        cv2.grabCut(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), labels, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def smoothed(mask: np.ndarray, radius: float) -> np.ndarray:
+    """Opened, then closed with a disc; beyond the border the image repeats its edge, so that nothing shrinks there."""
+    steps = round(radius)
+    if steps < 1:
+        return mask
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * steps + 1, 2 * steps + 1))
+    wide = np.pad(mask.astype(np.uint8), 2 * steps, mode="edge")
+    wide = cv2.morphologyEx(cv2.morphologyEx(wide, cv2.MORPH_OPEN, disc), cv2.MORPH_CLOSE, disc)
+    return wide[2 * steps : -2 * steps, 2 * steps : -2 * steps] > 0
+
+
+def connected(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """The component that holds the most seeds, and so the crossing of the diameters, without holes."""
+    parts, count = ndimage.label(mask)
+    if count > 1:
+        mask = parts == np.bincount(parts[seeds], minlength=2)[1:].argmax() + 1
+    return ndimage.binary_fill_holes(mask)

@@ -1,0 +1,113 @@
+"""Random flips and affine transforms of image, mask and boxes together (paper, sec. 3.1).
+
+One 3x3 matrix does everything, in stored px counted from the centre of the first pixel:
+
+    p' = c + t + R H S F (p - c)
+
+with c the centre of the image, F flips, S = diag(sx, sy) scaling, H = [[1, tan h], [0, 1]] shear, R the rotation and t
+the translation. Image and mask are resampled once.
+
+A box of DeepLesion is the extent of the RECIST end points plus a margin of 5 px. So the box of a transformed lesion is
+the extent of its transformed points plus the transformed margin. Each side has a margin of its own (from the outermost
+point to the box), seen as the four arrows (-left, 0), (right, 0), (0, -top), (0, bottom); the new margin of a side is
+how far the transformed arrows reach towards it. A flip so swaps the margins of two sides, a quarter turn hands
+them round, scaling stretches them, and small angles leave them nearly alone. Identity and flips give the old box back.
+The corners of the rotated old box, which would blow it up, are never used.
+"""
+
+import cv2
+import numpy as np
+
+from lesionpipe.core import boxes as box_math
+from lesionpipe.params import Train
+
+HALF_PIXEL = 0.5
+ELLIPSE_POINTS = 32
+
+
+def random_matrix(random: np.random.Generator, ranges: Train, side: int) -> np.ndarray:
+    """Draw a transform (3, 3) for a square image of `side` px; the same numbers are drawn whatever the ranges are."""
+    flip = np.where(random.random(2) < ranges.flip, -1.0, 1.0)
+    unit = random.uniform(-1, 1, size=6)
+    return compose(
+        flip=flip,
+        scale=1 + ranges.scale * unit[:2],
+        shear=ranges.shear_rad * unit[2],
+        rotation=ranges.rotation_rad * unit[3],
+        shift=ranges.translation * unit[4:] * side,
+        side=side,
+    )
+
+
+def compose(side: int, flip=(1, 1), scale=(1, 1), shear: float = 0, rotation: float = 0, shift=(0, 0)) -> np.ndarray:
+    """The matrix p -> c + t + R H S F (p - c), float64 (3, 3). Pairs are x, y; angles in rad; shift in px."""
+    cosine, sine = np.cos(rotation), np.sin(rotation)
+    turn = np.array([[cosine, -sine], [sine, cosine]])
+    slant = np.array([[1.0, np.tan(shear)], [0.0, 1.0]])
+    linear = turn @ slant @ np.diag(np.asarray(scale, float) * np.asarray(flip, float))
+    centre = np.full(2, (side - 1) / 2)
+    matrix = np.eye(3)
+    matrix[:2, :2] = linear
+    matrix[:2, 2] = centre + np.asarray(shift, float) - linear @ centre
+    return matrix
+
+
+def warp_slices(slices: np.ndarray, matrix: np.ndarray, air: int) -> np.ndarray:
+    """Slices (n, S, S) int16 HU resampled linearly; what comes from outside the image is `air` (HU)."""
+    warped = np.empty_like(slices)
+    for plane, result in zip(slices, warped, strict=True):  # one by one and as float32, where OpenCV is fastest
+        result[:] = np.rint(_warp(plane.astype(np.float32), matrix, cv2.INTER_LINEAR, air))
+    return warped
+
+
+def warp_mask(mask: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """A mask (S, S) uint8 resampled with the nearest pixel, 0 outside."""
+    return _warp(mask, matrix, cv2.INTER_NEAREST, 0)
+
+
+def _warp(plane: np.ndarray, matrix: np.ndarray, interpolation: int, border: int) -> np.ndarray:
+    size = plane.shape[1], plane.shape[0]
+    return cv2.warpAffine(
+        plane, matrix[:2], size, flags=interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=border
+    )
+
+
+def transform_box(box: np.ndarray, points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The box (4,) of a lesion after the transform, float64; see the top of this file.
+
+    Args:
+        box: (4,) the lesion's box, px.
+        points: (m, 2) what the box was drawn around: RECIST end points, or the outline of a mask, px; points outside
+            the box (it was cut at the border of the image) count as lying on its edge.
+        matrix: (3, 3).
+    """
+    points = np.clip(points, box[:2], box[2:])
+    margin = np.concatenate([points.min(axis=0) - box[:2], box[2:] - points.max(axis=0)])  # left, top, right, bottom
+    arrows = np.array([[-margin[0], 0], [0, -margin[1]], [margin[2], 0], [0, margin[3]]]) @ matrix[:2, :2].T
+    moved = points @ matrix[:2, :2].T + matrix[:2, 2]
+    return np.concatenate([moved.min(axis=0) + arrows.min(axis=0), moved.max(axis=0) + arrows.max(axis=0)])
+
+
+def keep_inside(boxes: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n, 4) cut to the image, and which to keep (n,): those whose centre lies in the image.
+
+    The image reaches from -0.5 to side - 0.5, the outer borders of its pixels.
+    """
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((centre > -HALF_PIXEL) & (centre < side - HALF_PIXEL)).all(axis=1)
+    return box_math.clip(boxes + HALF_PIXEL, side, side) - HALF_PIXEL, inside
+
+
+def mask_points(mask: np.ndarray) -> np.ndarray:
+    """Corners (m, 2) float64 x, y of the convex hull of a mask (S, S); empty for an empty mask."""
+    y, x = np.nonzero(mask)
+    if len(x) == 0:
+        return np.zeros((0, 2))
+    return cv2.convexHull(np.stack([x, y], axis=1).astype(np.int32))[:, 0].astype(np.float64)
+
+
+def ellipse_points(box: np.ndarray) -> np.ndarray:
+    """Points (m, 2) of the ellipse that fills a box: the outline assumed where neither RECIST nor mask is known."""
+    angle = np.linspace(0, 2 * np.pi, ELLIPSE_POINTS, endpoint=False)
+    centre, radius = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+    return centre + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
