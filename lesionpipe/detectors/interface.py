@@ -1,0 +1,96 @@
+"""What training, detection and evaluation know of a detector: losses from targets, predictions from images.
+
+Whatever a family needs inside (anchors, raw maps, matching, proposals, decoding) is its own business; a new family is
+one class with `loss_names`, `losses` and `predict`, and one line in `build.py`. Everything here is in px of the stored
+slice, boxes are xyxy and 0-based, and pixel centres lie at whole numbers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# The objects that this process counted in its share of a batch, float32 of any shape -> what it divides its losses by.
+# Processes that share a batch return the sum over all of them over their number (at least 1 in all), so that their
+# averaged gradients are those of one process with the whole batch. `losses` calls it exactly once.
+Share = Callable[[Tensor], Tensor]
+
+
+class Targets(NamedTuple):
+    """The lesions of B images; on any device, a detector moves them to its own."""
+
+    boxes: list[Tensor]  # per image (n, 4) float32 px; n may be 0 and differ from image to image
+    masks: list[Tensor] | None  # per image (n, S, S) bool or uint8, one per lesion, n as in `boxes`; None: no masks
+
+
+class Prediction(NamedTuple):
+    """What a detector finds in one image, on the detector's device; no gradients."""
+
+    boxes: Tensor  # (k, 4) float32 px, best first
+    scores: Tensor  # (k,) float32, descending; only their order has a meaning
+    mask: Tensor | None  # (S, S) float32 lesion probability, where the family has one
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How a detector's output becomes boxes: values of the section `detect`, or training's own for its validation."""
+
+    score_threshold: float  # boxes below it are dropped before non-maximum suppression
+    topk_candidates: int  # boxes that each pyramid level (or other source) may contribute per image
+    nms_iou: float  # of two boxes with a greater IoU only the better one stays
+    detections_per_image: int
+    calibrate: bool  # multiply scores by 1 + IoU with the predicted mask, where there is one (paper, sec. 2.2)
+    mask_threshold: float  # probability above which a pixel belongs to the predicted mask
+
+
+class Detector(nn.Module):
+    """Base of all detector families.
+
+    `state_dict()` holds all that training has learned and nothing that the parameters already say (no anchors).
+    `compile()` makes torch compile the expensive part of the network at its first use; a family overrides it where
+    `losses` and `predict` do more than that part.
+
+    Attributes:
+        loss_names: keys of `losses`, in the order of the history's columns; known before the first step.
+    """
+
+    loss_names: tuple[str, ...] = ()
+
+    def losses(self, images: Tensor, targets: Targets, share: Share) -> dict[str, Tensor]:
+        """The parts of the training loss, unweighted: a differentiable float32 scalar for each of `loss_names`.
+
+        Args:
+            images: (B, slices, S, S) float32 in [-1, 1], on the detector's device. Runs in the caller's autocast.
+            targets: the lesions of the same B images.
+            share: see `Share`; in a single process `single_process`.
+
+        Raises:
+            ValueError: the targets don't go with the images, or masks are needed and absent.
+        """
+        raise NotImplementedError
+
+    def predict(
+        self, images: Tensor, settings: DecodingSettings, recist_margin: float | Tensor = 0.0
+    ) -> list[Prediction]:
+        """One `Prediction` per image, of at most `settings.detections_per_image` boxes.
+
+        Args:
+            images: (B, slices, S, S) float32 in [-1, 1], on the detector's device.
+            settings: see `DecodingSettings`.
+            recist_margin: px by which a lesion's box reaches beyond its mask on each side, for the calibration: one
+                number, or (B, 2) in x and y for each image.
+        """
+        raise NotImplementedError
+
+
+def single_process(counts: Tensor) -> Tensor:
+    """The `Share` of a process that has the whole batch: its counts, at least 1."""
+    return counts.clamp(min=1)
+
+
+def finite_weights(detector: nn.Module) -> bool:
+    """Whether no weight is NaN or infinite."""
+    values = detector.state_dict().values()
+    return all(bool(torch.isfinite(value).all()) for value in values if value.is_floating_point())
