@@ -8,7 +8,7 @@ from test_froc import BOX, FAR, RATES, cases, found_of, truth_of
 
 from lesionpipe.evaluate.bootstrap import draw_patients, interval, resample_sensitivity, two_sided_p
 from lesionpipe.evaluate.froc import match, pooled_events, sensitivity
-from lesionpipe.evaluate.precision import average_precision, rank_detections
+from lesionpipe.evaluate.precision import rank_detections
 from lesionpipe.evaluate.truth import Detections, Truth
 
 
@@ -33,8 +33,8 @@ def test_a_weight_counts_like_repetition(case, data):
     again, more = repeated(truth, found, weights)
     copied = pooled_events(again, more, match(again, more))
     assert sensitivity(events, RATES, weights) == pytest.approx(sensitivity(copied, RATES), nan_ok=True)
-    precision = average_precision(rank_detections(truth, found), weights)
-    assert precision == pytest.approx(average_precision(rank_detections(again, more)), nan_ok=True)
+    precision = rank_detections(truth, found).area(weights)
+    assert precision == pytest.approx(rank_detections(again, more).area(), nan_ok=True)
 
 
 def test_draws_are_of_patients_and_repeatable():
@@ -84,8 +84,8 @@ def test_average_precision_by_hand():
     """Hit, false, hit of 3 lesions: 1/3 * 1 + 1/3 * 2/3 = 5/9; a tie of the last two lets both count at 2/3."""
     truth = truth_of([[BOX, FAR], [BOX]])
     found = found_of([(0, BOX, 0.9), (1, FAR, 0.8), (1, BOX, 0.7)])
-    assert average_precision(rank_detections(truth, found)) == pytest.approx(5 / 9)
+    assert rank_detections(truth, found).area() == pytest.approx(5 / 9)
     tied = found_of([(0, BOX, 0.9), (1, BOX, 0.7), (1, FAR, 0.7)])
-    assert average_precision(rank_detections(truth, tied)) == pytest.approx(5 / 9)
-    assert average_precision(rank_detections(truth, found_of([]))) == 0
-    assert np.isnan(average_precision(rank_detections(truth_of([[]]), found_of([]))))
+    assert rank_detections(truth, tied).area() == pytest.approx(5 / 9)
+    assert rank_detections(truth, found_of([])).area() == 0
+    assert np.isnan(rank_detections(truth_of([[]]), found_of([])).area())

@@ -7,7 +7,7 @@ import numpy as np
 
 from lesionpipe.evaluate.bootstrap import interval, resample, resample_sensitivity
 from lesionpipe.evaluate.froc import Events, match, pooled_events, sensitivity, strict_events, thresholds
-from lesionpipe.evaluate.precision import average_precision, rank_detections
+from lesionpipe.evaluate.precision import rank_detections
 from lesionpipe.evaluate.truth import Detections, Truth
 
 MEAN_RATES = np.array([0.5, 1, 2, 4])  # false positives per image of the mean sensitivity
@@ -49,7 +49,7 @@ def score(truth: Truth, detections: Detections, rates: Sequence[float], iou: flo
     events, strict = pooled_events(truth, detections, matches), strict_events(truth, detections, matches)
     ranking = rank_detections(truth, detections, iou)
     resampled = resample_sensitivity(events, np.concatenate([at, MEAN_RATES]), draws)
-    precisions = resample(lambda weights: average_precision(ranking, weights), draws, 1)
+    precisions = resample(lambda weights: ranking.area(weights), draws, 1)
     return Scores(
         images=len(truth.images),
         lesions=len(truth.lesion_images),
@@ -61,7 +61,7 @@ def score(truth: Truth, detections: Detections, rates: Sequence[float], iou: flo
         strict=tuple(sensitivity(strict, at).tolist()),
         thresholds=tuple(thresholds(events, at).tolist()),
         mean=numbers(_mean(sensitivity(events, MEAN_RATES)), _mean(resampled[:, len(at) :]))[0],
-        average_precision=numbers(np.array([average_precision(ranking)]), precisions)[0],
+        average_precision=numbers(np.array([ranking.area()]), precisions)[0],
         events=events,
         strict_events=strict,
     )

@@ -18,7 +18,7 @@ from lesionpipe.data.samples import Batch, prepare
 from lesionpipe.detectors.retinanet.decode import decode
 from lesionpipe.detectors.retinanet.losses import build_targets, count_targets, detection_losses
 from lesionpipe.detectors.retinanet.network import Network
-from lesionpipe.evaluate.hit_flags import average_precision
+from lesionpipe.data.average_precision import average_precision
 from lesionpipe.params import Detect, Train
 from lesionpipe.train import schedule
 
