@@ -1,10 +1,12 @@
-"""`data/lesions.csv`: its columns, their types, and how it is read back. One row per usable lesion.
+"""`data/lesions.csv`: its columns and their types, how it is read, and which of its lesions count.
 
-Coordinates count from 0, the centre of the first pixel of the archive's slice; units stand in the names. What reads
-the table depends on this file alone, so that a changed check of `annotations.py` retrains nothing unless a row differs.
+One row per usable lesion. Coordinates count from 0, the centre of the first pixel of the archive's slice; units stand
+in the names. Lesions marked Possibly_noisy are in the table; `lesions.noisy` decides where lesions are used whether
+they count (papers differ).
 """
 
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -14,6 +16,7 @@ SPLITS = ("train", "val", "test")
 TYPES = ("bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis")
 BOX = ["x1_original_px", "y1_original_px", "x2_original_px", "y2_original_px"]
 RECIST = [f"recist_{axis}{point}_original_px" for point in (1, 2, 3, 4) for axis in "xy"]
+RECIST_MARGIN_PX = 5.0  # original px that DeepLesion's boxes leave around the RECIST end points
 COLUMNS = [
     *("lesion", "file_name", "part", "patient", "study", "series", "key_slice", "split", "type", "noisy"),
     *BOX,
@@ -38,3 +41,23 @@ def read_lesions(path: str | Path = "data/lesions.csv") -> pd.DataFrame:
         raise UserError(f"{path}: no such file; run `dvc repro lesions`") from None
     except ValueError as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}; run `dvc repro -f lesions`") from None
+
+
+def counted_lesions(lesions: pd.DataFrame, noisy: Literal["keep", "drop"]) -> pd.DataFrame:
+    """The rows that count, index kept: all, or where `noisy` is "drop" those without the mark Possibly_noisy.
+
+    An unknown mark (NaN) is none.
+    """
+    return lesions if noisy == "keep" else lesions[lesions["noisy"] != 1]
+
+
+def counted_slices(index: pd.DataFrame, lesions: pd.DataFrame, noisy: Literal["keep", "drop"]) -> pd.DataFrame:
+    """The rows of a slice index that count, index kept: without the slices whose lesions are all dropped.
+
+    Args:
+        index: rows with `file_name`; slices without any lesion stay.
+        lesions: all rows of `data/lesions.csv`, also the noisy ones.
+    """
+    known = set(lesions["file_name"])
+    counted = set(counted_lesions(lesions, noisy)["file_name"])
+    return index[~index["file_name"].isin(known - counted)]
