@@ -190,7 +190,8 @@ def refused(path, *words) -> str:
 
 
 def test_bad_dl_info_files_are_refused_in_one_line(tmp_path, info):
-    assert "no such file" in refused(tmp_path / "absent.csv")
+    absent = refused(tmp_path / "absent.csv")
+    assert "absent.csv: no such file; give a DL_info.csv" in absent and "dataset" not in absent
     assert "Train_Val_Test = 2" in refused(info(info_row(1, "1, 1, 9, 9", split=1)))
     assert "row 1" in refused(info(info_row(1, "nan, 1, 9, 9")))
     assert "row 2" in refused(info(info_row(1, "1, 1, 9, 9"), info_row(2, "9, 9, 5, 5")))
@@ -201,15 +202,15 @@ def test_bad_dl_info_files_are_refused_in_one_line(tmp_path, info):
 
 def test_bad_coco_files_are_refused_in_one_line(tmp_path, coco):
     box = {"id": 1, "image_id": 7}
-    assert "lists" in refused(coco(images=None))
+    assert "images = None: input should be a valid list" in refused(coco(images=None))
     assert "no box" in refused(coco(annotations=[]))
-    assert "annotations[0]: bbox" in refused(coco(annotations=[box | {"bbox": [1, 2, 3]}]))
-    assert "annotations[0]: bbox" in refused(coco(annotations=[box | {"bbox": [1, 2, float("nan"), 4]}]))
-    assert "annotations[0]: bbox" in refused(coco(annotations=[box | {"bbox": [1, 2, -3, 4]}]))
+    assert "annotations[0].bbox" in refused(coco(annotations=[box | {"bbox": [1, 2, 3]}]))
+    assert "annotations[0].bbox" in refused(coco(annotations=[box | {"bbox": [1, 2, float("nan"), 4]}]))
+    assert "annotations[0].bbox" in refused(coco(annotations=[box | {"bbox": [1, 2, -3, 4]}]))
     assert "image_id = 8" in refused(coco(annotations=[{"image_id": 8, "bbox": [1, 2, 3, 4]}]))
-    assert "annotations[0]: bbox" in refused(coco(annotations=[box | {"bbox": "1234"}]))
-    assert "annotations[0]: bbox" in refused(coco(annotations=[box | {"bbox": [1, 2, 3, 10**400]}]))
-    assert "image_id = [8]" in refused(coco(annotations=[{"image_id": [8], "bbox": [1, 2, 3, 4]}]))
+    assert "annotations[0].bbox" in refused(coco(annotations=[box | {"bbox": "1234"}]))
+    assert "annotations[0].bbox" in refused(coco(annotations=[box | {"bbox": [1, 2, 3, 10**400]}]))
+    assert "annotations[0].image_id" in refused(coco(annotations=[{"image_id": [8], "bbox": [1, 2, 3, 4]}]))
     assert "images[0]" in refused(coco(images=[{"id": 7}]))
     assert "images[0]" in refused(coco(images=[{"id": [7], "width": 9, "height": 9}]))
     assert "a million px" in refused(coco(images=[{"id": 7, "width": 1e30, "height": 9}]))

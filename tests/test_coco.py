@@ -17,7 +17,7 @@ from lesionpipe.commands.export import coco as export_coco
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.detections import read_detections
 from lesionpipe.data.schema import read_lesions
-from lesionpipe.evaluate.coco import read_results, read_truth
+from lesionpipe.evaluate.coco_input import read_results, read_truth
 from lesionpipe.evaluate.split import evaluate_split
 from lesionpipe.params import load_params
 
@@ -51,6 +51,47 @@ def test_boxes_images_and_patients(tmp_path):
     assert len(read_results(write(tmp_path / "none.json", []), ids).scores) == 0
 
 
+def patients(tmp_path, *images, key=None):
+    """Number of each image's patient."""
+    content = {"images": [{"id": i, **image} for i, image in enumerate(images)], "annotations": []}
+    return read_truth(write(tmp_path / "gt.json", content), key)[0].patients.tolist()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("240115_0001.png", "240115_0002.png"),  # a date
+        ("ct/202401_thorax.png", "ct/202401_pelvis.png"),
+        ("240115_01_01_001.png", "240115_01_01_002.png"),
+        ("000001_scan.png", "000001_other.png"),
+        ("000001_01_01_109.png.png", "000001_01_01_110.png.png"),
+    ],
+)
+def test_other_file_names_name_no_patient(tmp_path, names):
+    assert len(set(patients(tmp_path, *({"file_name": name} for name in names)))) == 2
+
+
+def test_the_field_patient_or_another_one_groups_the_images(tmp_path):
+    images = [{"patient": 4, "case": "x"}, {"patient": 4, "case": "y"}, {"patient": "5", "case": "y"}]
+    assert patients(tmp_path, *images) == [0, 0, 1]
+    assert patients(tmp_path, *images, key="case") == [0, 1, 1]
+    assert patients(tmp_path, *images, key="id") == [0, 1, 2]
+    assert patients(tmp_path, {"patient": 1}, {"file_name": "000001_02_01/011.png"}) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("image", "key", "message"),
+    [
+        ({"patient": 1}, "case", r"images\[0\].case = None: a patient is a text or a whole number"),
+        ({"patient": 1.5}, None, r"images\[0\].patient = 1.5: .* --patient-key"),
+        ({"case": [1]}, "case", r"images\[0\].case = \[1\]: "),
+    ],
+)
+def test_a_missing_or_odd_patient_is_named(tmp_path, image, key, message):
+    with pytest.raises(UserError, match=message):
+        patients(tmp_path, image, key=key)
+
+
 def with_first(content, part, **change):
     """A copy whose first entry is changed."""
     copy = json.loads(json.dumps(content))
@@ -67,7 +108,7 @@ def with_first(content, part, **change):
         ({**TRUTH, "images": []}, "gt.json: images: list should have at least 1 item"),
         ({**TRUTH, "images": [*TRUTH["images"], {"id": 7}]}, r"images\[4\].id = 7 occurs twice"),
         ({**TRUTH, "annotations": TRUTH["annotations"] * 2}, r"annotations\[2\].id = 1 occurs twice"),
-        (with_first(TRUTH, "annotations", image_id=4), r"annotations\[0\].image_id = 4: no image of the ground truth"),
+        (with_first(TRUTH, "annotations", image_id=4), r"annotations\[0\].image_id = 4: no image has this id"),
         (with_first(TRUTH, "annotations", iscrowd=1), r"annotations\[0\].iscrowd = 1: "),
         (
             with_first(TRUTH, "annotations", bbox=[0, 0, -1, 5]),
@@ -92,7 +133,7 @@ def test_a_wrong_ground_truth_is_named(tmp_path, content, message):
     [
         ('[{"image_id": 7, "bbox": [1, 2', r"dt.json: line 1, column \d+: not valid JSON"),
         ({"annotations": RESULTS}, "dt.json: the whole file: input should be a valid list"),
-        (with_first(RESULTS, None, image_id=77), r"dt.json: \[0\].image_id = 77: no image of the ground truth"),
+        (with_first(RESULTS, None, image_id=77), r"dt.json: \[0\].image_id = 77: no image has this id"),
         (with_first(RESULTS, None, score=float("inf")), r"\[0\].score = inf: .* finite"),
         (with_first(RESULTS, None, score="0.9"), r"\[0\].score = '0.9': input should be a valid number"),
         (with_first(RESULTS, None, score=None), r"\[0\].score"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesionpipe.evaluate.coco import read_results, read_truth
+from lesionpipe.evaluate.coco_input import read_results, read_truth
 from lesionpipe.evaluate.froc import match, pooled_events, sensitivity, strict_events, thresholds
 from lesionpipe.evaluate.truth import Detections, Truth
 

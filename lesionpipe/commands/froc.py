@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lesionpipe.evaluate.bootstrap import draw_patients
-from lesionpipe.evaluate.coco import read_results, read_truth
+from lesionpipe.evaluate.coco_input import read_results, read_truth
 from lesionpipe.evaluate.scores import MEAN_NAME, Number, Scores, defined, score
 
 RATES = (0.5, 1, 2, 4, 8, 16)
