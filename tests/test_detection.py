@@ -7,7 +7,7 @@ import torch
 from toy_set import ANCHORS, SIDE, needs_compiler, write_toy_set
 
 from lesionpipe.anchors.grid import AnchorSet
-from lesionpipe.core.devices import Machine
+from lesionpipe.core.devices import Hardware
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.slices import SliceStore
 from lesionpipe.detect.detect import COLUMNS, Detector, detect, heatmap, write_heatmaps
@@ -15,7 +15,7 @@ from lesionpipe.detectors import backbones as backbone
 from lesionpipe.detectors.checkpoint import load_model, save_model
 from lesionpipe.detectors.retinanet.network import Network, build_network
 
-CPU = Machine("cpu", 1, 1, 0)
+CPU = Hardware("cpu", 1, 1, 0)
 
 
 def toy_model(folder, **network):

@@ -1,4 +1,4 @@
-"""Where training and detection run: device, processes, loader processes."""
+"""Where training and detection run: device, processes, loader processes; torch.compile; memory on a CPU."""
 
 import ctypes
 import os
@@ -12,7 +12,6 @@ from torch import nn
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.parallel import cores
-from lesionpipe.params import Runtime
 
 MOST_WORKERS = 16
 # of glibc's mallopt: how much free memory at the top of the heap is given back, how many blocks lie outside the heap
@@ -21,8 +20,8 @@ MOST_FREE_BYTES = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
-class Machine:
-    """`device` is cpu or cuda, `devices` are the processes per node, `workers` those of each that load samples."""
+class Hardware:
+    """`device` is cpu or cuda; `devices` processes on each of `nodes`; `workers` loader processes of each."""
 
     device: str
     devices: int
@@ -31,44 +30,45 @@ class Machine:
 
     @property
     def processes(self) -> int:
+        """All that share a batch."""
         return self.devices * self.nodes
 
 
-def machine_of(runtime: Runtime) -> Machine:
-    """What `params.runtime` means here.
+def choose_hardware(device: str, devices: int, nodes: int, workers: int) -> Hardware:
+    """What the section `runtime` means here: `auto` becomes a device, 0 workers a number.
 
     Raises:
         UserError: a GPU is asked for and there is none, or fewer than asked for; or a launcher started another number
             of processes.
     """
-    _check_launcher(runtime)
+    _check_launcher(devices, nodes)
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = ("cuda" if there else "cpu") if runtime.device == "auto" else runtime.device
-    if device == "cuda" and there < runtime.devices:
-        raise UserError(f"params.yaml: runtime.devices = {runtime.devices}: this machine has {there} usable GPUs")
+    chosen = ("cuda" if there else "cpu") if device == "auto" else device
+    if chosen == "cuda" and there < devices:
+        raise UserError(f"params.yaml: runtime.devices = {devices}: there are {there} usable GPUs here")
     # on a CPU the loader takes cores away from the network, which needs them more
-    workers = runtime.workers or (max(cores() // runtime.devices - 1, 1) if device == "cuda" else 1)
-    return Machine(device, runtime.devices, runtime.nodes, min(workers, MOST_WORKERS))
+    workers = workers or (max(cores() // devices - 1, 1) if chosen == "cuda" else 1)
+    return Hardware(chosen, devices, nodes, min(workers, MOST_WORKERS))
 
 
-def _check_launcher(runtime: Runtime) -> None:
+def _check_launcher(devices: int, nodes: int) -> None:
     """Refuse processes that would each train for themselves: WORLD_SIZE, a launcher's count, must be ours.
 
     A scheduler may set it to 1 for the one process it starts, which then starts the others; torchrun and Lightning set
     LOCAL_RANK as well.
     """
-    started, processes = os.environ.get("WORLD_SIZE", ""), runtime.devices * runtime.nodes
+    started, processes = os.environ.get("WORLD_SIZE", ""), devices * nodes
     if not started.isdecimal() or int(started) == processes or (int(started) == 1 and "LOCAL_RANK" not in os.environ):
         return
     raise UserError(
-        f"params.yaml: runtime.devices = {runtime.devices}, runtime.nodes = {runtime.nodes}: that makes {processes} "
-        f"processes, but {started} were started (WORLD_SIZE); set runtime.devices to the processes per node and "
-        "runtime.nodes to the nodes, or run the stage without a launcher and without WORLD_SIZE"
+        f"params.yaml: runtime.devices = {devices}, runtime.nodes = {nodes}: that makes {processes} processes, but "
+        f"{started} were started (WORLD_SIZE); set runtime.devices to the processes per node and runtime.nodes to the "
+        "nodes, or run the stage without a launcher and without WORLD_SIZE"
     )
 
 
 def compile_network(network: nn.Module, device: str, asked_by: str) -> None:
-    """Have torch compile a network at its first call, for the parameter `asked_by`.
+    """Have torch compile a network at its first use (`network.compile()`), for the parameter `asked_by`.
 
     Raises:
         UserError: torch needs a C++ compiler for a CPU, a C compiler for a GPU, and there is none.
@@ -94,7 +94,7 @@ def compilers(device: str) -> list[str]:
 
 
 def tune_for(device: str) -> None:
-    """Make this process fast: on a GPU cuDNN tries its algorithms and float32 may use TF32, a CPU keeps its memory."""
+    """Make this process fast: on a GPU cuDNN tries its algorithms and float32 may use TF32; see `keep_freed_memory`."""
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")

@@ -1,4 +1,4 @@
-"""Samples and batches, their loader, and their way into the network.
+"""Samples and batches, their loader, and how they become the network's input.
 
 Slices travel to the device as int16 HU, half the bytes of float32, and are normalised there (paper, sec. 3.1).
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lesionpipe.core.devices import Machine
+from lesionpipe.core.devices import Hardware
 from lesionpipe.data.geometry import normalise
 
 PREFETCH = 4  # batches each loader process keeps ready
@@ -24,22 +24,22 @@ class Sample(NamedTuple):
     key: str  # official file name
     hu: np.ndarray  # (slices, S, S) int16 HU
     boxes: np.ndarray  # (n, 4) float32 xyxy, stored px
-    mask: np.ndarray | None  # (S, S) uint8, 1 in any lesion
+    masks: np.ndarray | None  # (n, S, S) uint8, 1 in the lesion; None where no masks are asked for
 
 
 class Batch(NamedTuple):
-    """Several samples as tensors; the boxes of all stand in one list, `counts` says how many each has."""
+    """B samples as tensors; boxes and masks of all images stand in one list, `counts` says how many each image has."""
 
     keys: list[str]
-    hu: torch.Tensor  # (B, slices, S, S) int16
-    boxes: torch.Tensor  # (sum of counts, 4) float32
-    counts: list[int]  # B; not a tensor, since a GPU's numbers can be asked for only when all its work is done
-    masks: torch.Tensor | None  # (B, S, S) uint8
+    hu: Tensor  # (B, slices, S, S) int16
+    boxes: Tensor  # (sum of counts, 4) float32
+    counts: list[int]  # B; not a tensor: reading a number from a GPU waits for all its work
+    masks: Tensor | None  # (sum of counts, S, S) uint8
 
 
 def collate(samples: list[Sample]) -> Batch:
     """Stack samples into tensors."""
-    masks = None if samples[0].mask is None else torch.from_numpy(np.stack([s.mask for s in samples]))
+    masks = None if samples[0].masks is None else torch.from_numpy(np.concatenate([s.masks for s in samples]))
     return Batch(
         keys=[s.key for s in samples],
         hu=torch.from_numpy(np.stack([s.hu for s in samples])),
@@ -49,25 +49,25 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
-def loader(dataset: Dataset, batch: int, sampler: Sampler | None, machine: Machine) -> DataLoader:
+def loader(dataset: Dataset, batch: int, sampler: Sampler | None, hardware: Hardware) -> DataLoader:
     """A loader of `Batch`es; its processes stay alive between epochs."""
     return DataLoader(
         dataset,
         batch_size=batch,
         sampler=sampler,
         collate_fn=collate,
-        num_workers=machine.workers,
+        num_workers=hardware.workers,
         worker_init_fn=_one_thread,
-        pin_memory=machine.device == "cuda",
-        persistent_workers=machine.workers > 0,
-        multiprocessing_context=_start_method(machine),
-        prefetch_factor=PREFETCH if machine.workers else None,
+        pin_memory=hardware.device == "cuda",
+        persistent_workers=hardware.workers > 0,
+        multiprocessing_context=_start_method(hardware),
+        prefetch_factor=PREFETCH if hardware.workers else None,
     )
 
 
-def _start_method(machine: Machine) -> str | None:
-    """How loader processes start: not as forks where threads talk to other processes and may hold a lock just then."""
-    alone = machine.processes == 1 or machine.workers == 0
+def _start_method(hardware: Hardware) -> str | None:
+    """How loader processes start: where several processes train, not as forks, since a thread may hold a lock."""
+    alone = hardware.processes == 1 or hardware.workers == 0
     return None if alone or "forkserver" not in get_all_start_methods() else "forkserver"
 
 

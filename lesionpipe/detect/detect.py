@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lesionpipe.anchors.grid import anchors_for
-from lesionpipe.core.devices import Machine, compile_network, tune_for
+from lesionpipe.core.devices import Hardware, compile_network, tune_for
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import atomic_path
 from lesionpipe.core.progress import progress
@@ -101,18 +101,18 @@ def heatmap(mask_logits: Tensor) -> Tensor:
     return (probability * 255).round().to(torch.uint8)
 
 
-def detect(model: Model, shards: SliceStore, settings: Detect, machine: Machine) -> Found:
+def detect(model: Model, shards: SliceStore, settings: Detect, hardware: Hardware) -> Found:
     """Run a model over all slices of `shards`.
 
     Raises:
         UserError: no slices, or slices that the model wasn't trained for.
     """
     side = _checked_side(model, shards, settings)
-    tune_for(machine.device)
-    detector = Detector(model, settings, side, machine.device)
+    tune_for(hardware.device)
+    detector = Detector(model, settings, side, hardware.device)
     scales = torch.tensor(shards.index[["scale_x", "scale_y"]].to_numpy(), dtype=torch.float32)
     tables, maps, start = [], [], 0
-    batches = loader(SliceDataset(shards), settings.batch_size, None, machine)
+    batches = loader(SliceDataset(shards), settings.batch_size, None, hardware)
     for batch in progress(batches, "detect", unit="batch"):
         found, mask = detector(batch.hu, scales[start : start + len(batch.keys)])
         tables += [_table(shards.index.iloc[start + i], one) for i, one in enumerate(found)]
