@@ -5,12 +5,14 @@ in the names. Lesions marked Possibly_noisy are in the table; `lesions.noisy` de
 they count (papers differ).
 """
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from lesionpipe.core.errors import UserError
+from lesionpipe.data.tables import read_table, refuse_value
 
 SPLITS = ("train", "val", "test")
 TYPES = ("bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis")
@@ -24,23 +26,39 @@ COLUMNS = [
     *("long_diameter_mm", "short_diameter_mm", "spacing_mm", "slice_interval_mm"),
     *("width_original_px", "height_original_px", "window_low_hu", "window_high_hu", "slice_first", "slice_last"),
 ]
+LESIONS_CSV = "data/lesions.csv"
+LESIONS_BY_PART = "data/lesions_by_part"  # NN.csv: the rows of one part, so that its masks depend on these alone
 _TEXT = ("file_name", "part", "split", "type")
 _WHOLE = ("lesion", "patient", "study", "series", "key_slice")
 TYPES_OF_COLUMNS = {name: str if name in _TEXT else int if name in _WHOLE else float for name in COLUMNS}
 
 
-def read_lesions(path: str | Path = "data/lesions.csv") -> pd.DataFrame:
+def read_lesions(path: str | Path = LESIONS_CSV) -> pd.DataFrame:
     """`data/lesions.csv` with fixed types: text, ints for the indices, floats (NaN: not known) for all else.
 
     Raises:
-        UserError: the file is missing, or a column is missing or of another type.
+        UserError: the file is missing, damaged, cut short or without any lesion; line, column and value are named.
     """
-    try:
-        return pd.read_csv(path, dtype=TYPES_OF_COLUMNS, usecols=COLUMNS)[COLUMNS]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run `dvc repro lesions`") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}; run `dvc repro -f lesions`") from None
+    lesions = _lesions(path)
+    if lesions.empty:
+        raise UserError(f"{path}: has a header and no lesion; run `dvc repro -f lesions`")
+    return lesions
+
+
+def read_part_lesions(part: str, folder: str | Path = LESIONS_BY_PART) -> pd.DataFrame:
+    """The rows of `data/lesions.csv` that lie in one part, from `data/lesions_by_part/NN.csv`; there may be none.
+
+    Raises:
+        UserError: the file is missing, damaged or cut short; line, column and value are named.
+    """
+    return _lesions(Path(folder) / f"{part}.csv", {"part": (part,)})
+
+
+def _lesions(path: str | Path, allowed: Mapping[str, Collection[str]] | None = None) -> pd.DataFrame:
+    lesions = read_table(path, TYPES_OF_COLUMNS, "lesions", {"split": SPLITS, **(allowed or {})})
+    for column in BOX:
+        refuse_value(path, lesions, column, lesions[column].isna(), "a number", "lesions")
+    return lesions
 
 
 def counted_lesions(lesions: pd.DataFrame, noisy: Literal["keep", "drop"]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import pandas as pd
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.parallel import spread
 from lesionpipe.core.progress import progress
-from lesionpipe.data.slices import FOLDER, write_slices
+from lesionpipe.data.slices import SLICES_FOLDER, write_slices
 from lesionpipe.download.reader import SliceReader, split_name
 from lesionpipe.params import Preprocess
 from lesionpipe.preprocess.stack import Plan, build_stack, plan_stack
@@ -64,7 +64,7 @@ def preprocess_part(
     key_slices: pd.DataFrame,
     settings: Preprocess,
     part: str,
-    folder: str | Path = FOLDER,
+    folder: str | Path = SLICES_FOLDER,
     workers: int = 0,
     cluster: str | None = None,
 ) -> pd.DataFrame:
