@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +20,13 @@ CHUNK = 1 << 20
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and moved into place, on failure removed.
 
-    What a killed run left behind is removed first. An error of the operating system that names no file (a full disk)
-    gets the name of this one.
+    What a killed run left behind is removed first; what another living process is writing stays. An error of the
+    operating system that names no file (a full disk) gets the name of this one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        leftover.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    remove_leftovers(path)
+    temporary = path.with_name(f"{_prefix(path)}{os.getpid()}.partial")
     try:
         yield temporary
         with temporary.open("rb+") as handle:
@@ -41,23 +41,52 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Like `atomic_path` for a whole folder: an existing folder at `path` is replaced only on success.
+    """Like `atomic_path` for a whole folder: an existing folder, file or link at `path` is replaced only on success.
 
-    What a killed run left behind is removed first.
+    Of a link, the folder that it leads to stays as it is.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    remove_leftovers(path)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{_prefix(path)}{os.getpid()}.", suffix=".partial", dir=path.parent))
     temporary.chmod(0o755)
     try:
         yield temporary
-        if path.exists():
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.exists():
             shutil.rmtree(path)
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove the temporary files and folders of `path` that processes of this computer left which have ended."""
+    path = Path(path)
+    prefix = _prefix(path)
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
+        process = leftover.name.removeprefix(prefix).split(".")[0]
+        if process.isdecimal() and _has_ended(int(process)):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    """How the names of the temporary files of `path` begin: a process number says something on one computer only."""
+    return f".{path.name}.{socket.gethostname()}."
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # another user's
+        return False
+    return False
 
 
 def flush_and_forget(handle: BinaryIO) -> None:

@@ -1,9 +1,17 @@
-"""Checksums of files."""
+"""Checksums of whole files, remembered so that a large file that has not changed is read once.
+
+A remembered checksum is bound to the file's device, inode, size and time of last change, as DVC does it. They lie in
+the scratch folder, one small file each, so that any number of processes may look and add at the same time.
+"""
 
 import hashlib
+import json
 from pathlib import Path
 
-from lesionpipe.core.files import CHUNK
+from lesionpipe.core.files import CHUNK, write_text
+from lesionpipe.core.scratch import scratch_folder
+
+FOLDER = "checksums"  # in the scratch folder
 
 
 def checksum(path: str | Path, algorithm: str = "md5") -> str:
@@ -13,3 +21,35 @@ def checksum(path: str | Path, algorithm: str = "md5") -> str:
         while chunk := handle.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def remembered_checksum(path: str | Path) -> str:
+    """MD5 of the whole file as hex digits; read again only where the file is another or was changed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    before = _identity(path)
+    place = scratch_folder() / FOLDER / f"{hashlib.sha256(before.encode()).hexdigest()}.json"
+    known = _known(place, before)
+    if known is not None:
+        return known
+    digest = checksum(path)
+    if _identity(path) == before:  # not written to in the meantime
+        write_text(place, json.dumps({"file": before, "md5": digest}))
+    return digest
+
+
+def _identity(path: str | Path) -> str:
+    """What changes when a file is replaced or written to; links are followed."""
+    status = Path(path).stat()
+    return f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+
+
+def _known(place: Path, identity: str) -> str | None:
+    """The remembered digest; None where there is none, or only a damaged note of one."""
+    try:
+        note = json.loads(place.read_text(encoding="utf-8"))
+        return note["md5"] if note["file"] == identity else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
