@@ -15,6 +15,7 @@ Lesions that overlap keep a mask each. Equal masks give equal bytes: the zip car
 """
 
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,19 @@ import numpy as np
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import atomic_path
 
-FOLDER = "data/masks"
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the date of every member of the zip
-TYPES = {"lesion": np.int32, "row": np.int32, "box": np.int16, "start": np.int64, "bits": np.uint8, "side": np.int32}
+MASKS_FOLDER = "data/masks"
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the date of every member of the zip
+LARGEST_SIDE = 16384  # px
+LARGEST_ROW = 10**7  # beyond any part
+NOT_A_STORE = (ValueError, TypeError, NotImplementedError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+ARRAY_TYPES = {
+    "lesion": np.int32,
+    "row": np.int32,
+    "box": np.int16,
+    "start": np.int64,
+    "bits": np.uint8,
+    "side": np.int32,
+}
 
 
 class StoredMask(NamedTuple):
@@ -59,8 +70,8 @@ def write_masks(path: str | Path, masks: Sequence[StoredMask], side: int) -> Non
         "side": side,
     }
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name, dtype in TYPES.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy", EPOCH), "w", force_zip64=True) as member:
+        for name, dtype in ARRAY_TYPES.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy", ZIP_DATE), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(values[name], dtype), allow_pickle=False)
 
 
@@ -74,40 +85,40 @@ def _check(mask: StoredMask, side: int) -> None:
         )
 
 
-class _Part(NamedTuple):
-    """The arrays of one part; the masks of slice r are those from first[r] to first[r + 1]."""
+class _PartMasks(NamedTuple):
+    """The arrays of one part's file, as the table above."""
 
     lesion: np.ndarray
+    row: np.ndarray
     box: np.ndarray
     start: np.ndarray
     bits: np.ndarray
-    side: int
-    first: np.ndarray
+    side: np.ndarray
 
 
 @dataclass(frozen=True)
 class MaskStore:
     """All masks of the given parts, held in memory still packed (a few MB for the whole of DeepLesion)."""
 
-    parts: dict[str, _Part]
+    parts: dict[str, _PartMasks]
 
     @classmethod
-    def open(cls, folder: str | Path = FOLDER, parts: Iterable[str] = ()) -> "MaskStore":
+    def open(cls, folder: str | Path = MASKS_FOLDER, parts: Iterable[str] = ()) -> "MaskStore":
         """Read the masks of `parts`.
 
         Raises:
-            UserError: a part is missing or isn't a whole store.
+            UserError: a part is missing, or its file isn't such a store.
         """
         return cls({part: _read(Path(folder) / f"{part}.npz", part) for part in parts})
 
-    def rows(self, part: str) -> int:
-        """One more than the last row of a part that has a mask."""
-        return len(self.parts[part].first) - 1
+    def rows(self, part: str) -> list[int]:
+        """The rows of a part's slices that have a mask, rising."""
+        return np.unique(self.parts[part].row).tolist()
 
     def of_slice(self, part: str, row: int) -> tuple[np.ndarray, np.ndarray]:
         """The lesions of a slice, int32 (k,), and their masks, bool (k, S, S); k may be 0."""
         held = self.parts[part]
-        first, last = (held.first[min(i, len(held.first) - 1)] for i in (row, row + 1))
+        first, last = held.row.searchsorted(np.array((row, row + 1), np.int32))
         masks = np.zeros((last - first, held.side, held.side), bool)
         for mask, i in zip(masks, range(first, last), strict=True):
             x, y, width, height = held.box[i].tolist()
@@ -116,20 +127,44 @@ class MaskStore:
         return held.lesion[first:last], masks
 
 
-def _read(path: Path, part: str) -> _Part:
+def _read(path: Path, part: str) -> _PartMasks:
     remedy = f"run `dvc repro -f masks@{part}`"
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in TYPES}
+            held = _PartMasks(**{name: archive[name] for name in ARRAY_TYPES})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `dvc repro masks@{part}`") from None
-    except (ValueError, TypeError, NotImplementedError, EOFError, zipfile.BadZipFile) as error:
+    except NOT_A_STORE as error:
         raise UserError(f"{path}: not a whole store of masks ({error}); {remedy}") from None
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}; {remedy}") from None
-    sizes = {len(arrays["lesion"]), len(arrays["row"]), len(arrays["box"]), len(arrays["start"]) - 1}
-    if len(sizes) > 1 or arrays["start"][-1] != len(arrays["bits"]):
-        raise UserError(f"{path}: its arrays don't go together; {remedy}")
-    rows = arrays.pop("row")
-    first = np.searchsorted(rows, np.arange(rows[-1] + 2 if len(rows) else 1))
-    return _Part(**{**arrays, "side": int(arrays["side"])}, first=first)
+    problem = _problem(held)
+    if problem:
+        raise UserError(f"{path}: {problem}; {remedy}")
+    return held
+
+
+def _problem(held: _PartMasks) -> str | None:
+    """What is wrong with the arrays of a file that could be read; reading one slice of them is safe if nothing is."""
+    n = held.lesion.size
+    shapes = {"lesion": (n,), "row": (n,), "box": (n, 4), "start": (n + 1,), "bits": (held.bits.size,), "side": ()}
+    for name, shape in shapes.items():
+        array = getattr(held, name)
+        if array.dtype != ARRAY_TYPES[name] or array.shape != shape:
+            return f"{name} is {array.dtype} {array.shape}, expected {np.dtype(ARRAY_TYPES[name])} {shape}"
+    if not 0 < held.side <= LARGEST_SIDE:
+        return f"side = {held.side}: must be 1 to {LARGEST_SIDE} px"
+    outside = (held.row < 0) | (held.row > LARGEST_ROW)
+    if outside.any():
+        return f"row = {held.row[outside][0]}: must be 0 to {LARGEST_ROW}"
+    if (np.lexsort((held.lesion, held.row)) != np.arange(n)).any() or len(np.unique(held.lesion)) < n:
+        return "its masks aren't sorted by row and lesion, or a lesion has two"
+    x0, y0, width, height = held.box.T.astype(np.int64)
+    within = (np.minimum(x0, y0) >= 0) & (np.minimum(width, height) > 0)
+    within &= np.maximum(x0 + width, y0 + height) <= held.side
+    if not within.all():
+        i = int(within.argmin())
+        return f"lesion {held.lesion[i]}: box = {held.box[i].tolist()} isn't within {held.side} px"
+    if (held.start != np.cumsum([0, *-(-width * height // 8)])).any() or held.start[-1] != held.bits.size:
+        return "start and bits don't fit the boxes"
+    return None

@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+LARGEST_SPACING_MM = 100.0  # of px in a slice
+
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Dice overlap of two masks (h, w): 2 |a ∩ b| / (|a| + |b|); 1 where both are empty."""
@@ -34,26 +36,40 @@ def boundary(mask: np.ndarray) -> np.ndarray:
     return mask & ~ndimage.binary_erosion(mask)
 
 
-def stored_mask(mask: np.ndarray, side: int) -> np.ndarray:
+def on_stored_grid(mask: np.ndarray, side: int) -> np.ndarray:
     """A mask (H, W) of the archive's slice on the stored grid (side, side): px that are at least half covered.
 
     A lesion too small for that keeps its most covered px, so that a mask never vanishes.
     """
     if mask.shape == (side, side) or not mask.any():
         return mask if mask.shape == (side, side) else np.zeros((side, side), bool)
-    shrinks = min(mask.shape) >= side
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    cover = cv2.resize(mask.astype(np.float32), (side, side), interpolation=how)
+    interpolation = cv2.INTER_AREA if min(mask.shape) >= side else cv2.INTER_LINEAR
+    cover = cv2.resize(mask.astype(np.float32), (side, side), interpolation=interpolation)
     return cover >= min(0.5, cover.max())
 
 
-def around(masks: list[np.ndarray], margin: int = 2) -> tuple[slice, slice]:
-    """Rows and columns that hold all of the masks (h, w) and a margin: measured there, the result is the same."""
+def measured_agreement(mask: np.ndarray, true: np.ndarray, spacing_mm: float) -> tuple[float, float]:
+    """Dice and boundary distance in mm of a mask (S, S) to the true mask (H, W) of the archive's slice.
+
+    Both are compared on the stored grid, to which the true mask is brought first. `spacing_mm` is that of the archive's
+    slice; the distance is NaN where it isn't known (NaN, or above any scan's).
+    """
+    (height, width), side = true.shape, len(mask)
+    true = on_stored_grid(true, side)
+    window = extent_of([mask, true])
+    steps = (spacing_mm * height / side, spacing_mm * width / side)
+    known = spacing_mm <= LARGEST_SPACING_MM  # NaN isn't
+    distance = boundary_distance(mask[window], true[window], steps) if known else float("nan")
+    return dice(mask[window], true[window]), distance
+
+
+def extent_of(masks: list[np.ndarray], padding_px: int = 2) -> tuple[slice, slice]:
+    """Rows and columns that hold all of the masks (h, w) and a padding; distances measured there are the same."""
     union = np.any(masks, axis=0)
     rows, columns = np.flatnonzero(union.any(axis=1)), np.flatnonzero(union.any(axis=0))
     if not len(rows):
         return slice(0, 0), slice(0, 0)
     return (
-        slice(max(rows[0] - margin, 0), rows[-1] + margin + 1),
-        slice(max(columns[0] - margin, 0), columns[-1] + margin + 1),
+        slice(max(rows[0] - padding_px, 0), rows[-1] + padding_px + 1),
+        slice(max(columns[0] - padding_px, 0), columns[-1] + padding_px + 1),
     )

@@ -1,7 +1,7 @@
 """GrabCut from a trimap, guarded: a mask, or the reason why there is none (paper, sec. 2.2; Rother et al. 2004).
 
-OpenCV's GrabCut asserts when a seed set is empty or its colours are degenerate, and may answer with scraps. Here every
-such case comes out as a `Failure` with a reason that the caller records.
+OpenCV's GrabCut asserts when a seed set is empty or its colours are degenerate, and may return a few scattered pixels.
+Here every such case comes out as a `Failure` with a reason that the caller records.
 """
 
 from typing import NamedTuple
@@ -12,16 +12,18 @@ from scipy import ndimage
 
 from lesionpipe.masks.recist import BACKGROUND, FOREGROUND, UNKNOWN
 
-SEED = 0  # of the k-means that starts the intensity mixtures
+OPENCV_SEED = 0  # of the k-means that starts the intensity mixtures
 DEFAULT_WINDOW_HU = (-175.0, 275.0)  # that of three quarters of DeepLesion, where a lesion has none
-FINE_SIDE_PX = 48  # pixels are divided until the box is this many wide and high
-FINEST = 8  # but not further
-CLIPPED = 0.5  # share of the unknown px that a window may clip on one side
-NOISE_PX = 0.6  # original px: the grain of CT noise, smoothed away before the cut
-SMOOTHING = 0.2  # of the short half axis: spurs and notches narrower than this are cut off and filled
+REFINED_BOX_PX = 48  # pixels are divided until the box is this many wide and high
+LARGEST_REFINEMENT = 8  # but into no more parts along each axis
+CLIPPED_SHARE = 0.5  # share of the unknown px that a window may clip on one side
+NOISE_SIGMA_PX = 0.6  # original px: the grain of CT noise, smoothed away before the cut
+SMOOTHING_SHARE = 0.2  # of the short half axis: spurs and notches narrower than this are cut off and filled
 
 
 class Failure(NamedTuple):
+    """No mask, and why."""
+
     reason: str
 
 
@@ -34,22 +36,22 @@ class Crop(NamedTuple):
     height: int
 
 
-def crop_around(box: np.ndarray, margin: float, side: int) -> Crop:
-    """The box xyxy and `margin` times its sides on each side of it, cut to a slice of `side` px."""
-    reach = margin * (box[2:] - box[:2])
-    x0, y0 = np.clip(np.floor(box[:2] - reach), 0, side - 1).astype(int)
-    x1, y1 = np.clip(np.ceil(box[2:] + reach), 0, side - 1).astype(int)
+def crop_around(box: np.ndarray, crop_margin: float, side: int) -> Crop:
+    """The box xyxy and `crop_margin` times its sides on each side of it, cut to a slice of `side` px."""
+    margin = crop_margin * (box[2:] - box[:2])
+    x0, y0 = np.clip(np.floor(box[:2] - margin), 0, side - 1).astype(int)
+    x1, y1 = np.clip(np.ceil(box[2:] + margin), 0, side - 1).astype(int)
     return Crop(int(x0), int(y0), int(x1 - x0 + 1), int(y1 - y0 + 1))
 
 
-def fineness(box: np.ndarray) -> int:
-    """Into how many parts to divide a px along each axis, so that the box is FINE_SIDE_PX wide and high.
+def refinement(box: np.ndarray) -> int:
+    """Into how many parts a px is divided along each axis, so that the box is REFINED_BOX_PX wide and high.
 
-    GrabCut charges for the length of an outline. Where a lesion is a few px wide, that outweighs its intensities, and
-    the mask shrinks to its seeds; on a finer grid the same outline weighs less beside the area.
+    GrabCut penalises the length of an outline. Where a lesion is a few px wide, that outweighs its intensities, and the
+    mask shrinks to its seeds; on a finer grid the same outline weighs less against the area.
     """
     shorter = float(np.min(box[2:] - box[:2]))
-    return int(np.clip(np.ceil(FINE_SIDE_PX / max(shorter, 1.0)), 1, FINEST))
+    return int(np.clip(np.ceil(REFINED_BOX_PX / max(shorter, 1.0)), 1, LARGEST_REFINEMENT))
 
 
 def usable_window(window: tuple[float, float]) -> tuple[float, float]:
@@ -58,15 +60,15 @@ def usable_window(window: tuple[float, float]) -> tuple[float, float]:
     return (low, high) if np.isfinite(low) and np.isfinite(high) and low < high else DEFAULT_WINDOW_HU
 
 
-def opened(window: tuple[float, float], hu: np.ndarray) -> tuple[float, float]:
+def widened_window(window: tuple[float, float], hu: np.ndarray) -> tuple[float, float]:
     """The window, widened on a side where it clips more than half of the HU (n,) that are to be decided.
 
     Around a lung nodule a soft-tissue window is black: the edge, half way between nodule and lung, is lost.
     """
     low, high = usable_window(window)
-    if len(hu) and np.mean(hu <= low) > CLIPPED:
+    if len(hu) and np.mean(hu <= low) > CLIPPED_SHARE:
         low = min(low, float(np.percentile(hu, 2)))
-    if len(hu) and np.mean(hu >= high) > CLIPPED:
+    if len(hu) and np.mean(hu >= high) > CLIPPED_SHARE:
         high = max(high, float(np.percentile(hu, 98)))
     return low, high
 
@@ -123,14 +125,14 @@ def segment(
     except cv2.error as error:
         return Failure(f"OpenCV: {error.err or error.code}")
     mask = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-    return connected(smoothed(mask, radius) | seeds, seeds)
+    return seeded_component(smoothed(mask, radius) | seeds, seeds)
 
 
 def _cut(image: np.ndarray, labels: np.ndarray, iterations: int) -> None:
     """OpenCV's GrabCut on `labels` in place, on one thread (the processes share the cores) and with a fixed seed."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    cv2.setRNGSeed(SEED)
+    cv2.setRNGSeed(OPENCV_SEED)
     try:
         models = np.zeros((1, 65)), np.zeros((1, 65))
         cv2.grabCut(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), labels, None, *models, iterations, cv2.GC_INIT_WITH_MASK)
@@ -149,9 +151,9 @@ def smoothed(mask: np.ndarray, radius: float) -> np.ndarray:
     return wide[2 * steps : -2 * steps, 2 * steps : -2 * steps] > 0
 
 
-def connected(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+def seeded_component(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """The component that holds the most seeds, and so the crossing of the diameters, without holes."""
-    parts, count = ndimage.label(mask)
+    components, count = ndimage.label(mask)
     if count > 1:
-        mask = parts == np.bincount(parts[seeds], minlength=2)[1:].argmax() + 1
+        mask = components == np.bincount(components[seeds], minlength=2)[1:].argmax() + 1
     return ndimage.binary_fill_holes(mask)

@@ -1,4 +1,7 @@
-"""How good the masks of a data set are: their table, agreement with true masks where known, pictures to look at."""
+"""How good the masks of a data set are: their table, agreement with true masks where known, examples to look at.
+
+Only the phantom has true masks: `data/phantom/NN/true_masks_NN.zip`, one per row of the `DL_info.csv` beside it.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,55 +9,94 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lesionpipe.data.geometry import to_stored
-from lesionpipe.data.masks import MaskStore
-from lesionpipe.data.slices import SliceStore
-from lesionpipe.masks.batch import read_table, slice_hu, slice_tasks
+from lesionpipe.core.boxes import pairwise_iou
+from lesionpipe.core.errors import UserError
+from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
+from lesionpipe.data.schema import BOX
+from lesionpipe.data.slices import SLICES_FOLDER, read_slice_index
+from lesionpipe.data.true_masks import read_true_masks
+from lesionpipe.lesions.dl_info import read_dl_info
+from lesionpipe.masks.agreement import measured_agreement
 from lesionpipe.masks.contact_sheet import Example
-from lesionpipe.masks.summary import measure
-from lesionpipe.phantom import read_true_masks
+from lesionpipe.masks.part import lesion_slice, read_methods_table, slice_tasks
 
-MASKS, SLICES, TRUE_MASKS, DL_INFO = "data/masks", "data/slices", "data/true_masks", "data/raw/DL_info.csv"
+PHANTOM_FOLDER = "data/phantom"
+SAME_LESION_IOU = 0.5  # of an annotated box with that of a drawn lesion
 
 
-def mask_table(parts: Sequence[str], lesions: pd.DataFrame) -> pd.DataFrame:
-    """A row per mask: lesion, method, reason, area_px, and the lesion's columns of data/lesions.csv."""
-    tables = [read_table(f"{MASKS}/{part}.csv") for part in parts]
+def masks_with_lesions(parts: Sequence[str], lesions: pd.DataFrame) -> pd.DataFrame:
+    """A row per mask: lesion, method, reason, area_px, and the lesion's columns of data/lesions.csv.
+
+    Raises:
+        UserError: a mask's lesion isn't in data/lesions.csv.
+    """
+    known, tables = set(lesions["lesion"]), []
+    for part in parts:
+        table = read_methods_table(f"{MASKS_FOLDER}/{part}.csv")
+        foreign = table.loc[~table["lesion"].isin(known), "lesion"]
+        if len(foreign):
+            problem = f"{MASKS_FOLDER}/{part}.csv: lesion {foreign.iloc[0]} is not in data/lesions.csv"
+            raise UserError(f"{problem}; run `dvc repro masks@{part}`")
+        tables.append(table)
     return pd.concat(tables, ignore_index=True).merge(lesions, on="lesion")
 
 
-def true_masks(parts: Sequence[str]) -> dict[int, np.ndarray]:
-    """Lesion number -> true mask bool (H, W) of the archive's slice; only the phantom has any."""
-    known = {key: mask for part in parts for key, mask in read_true_masks(f"{TRUE_MASKS}/{part}.zip").items()}
-    if not known:
-        return {}
-    names = pd.read_csv(Path(DL_INFO), usecols=["File_name"])["File_name"]
-    keys = zip(names, names.groupby(names).cumcount() + 1, strict=True)
-    return {lesion: known[key] for lesion, key in enumerate(keys, start=1) if key in known}
+def true_masks_of(parts: Sequence[str], lesions: pd.DataFrame) -> dict[int, np.ndarray]:
+    """Lesion number -> true mask bool (H, W) of the archive's slice; empty where the parts have none."""
+    found = {}
+    for part in parts:
+        folder = Path(PHANTOM_FOLDER) / part
+        archive = folder / f"true_masks_{part}.zip"
+        if archive.exists():
+            true, drawn = read_true_masks(archive), read_dl_info(folder / "DL_info.csv")
+            keys = drawn_lesions(lesions[lesions["part"] == part], drawn)
+            found |= {lesion: true[key] for lesion, key in keys.items() if key in true}
+    return found
 
 
-def true_agreement(parts: Sequence[str], table: pd.DataFrame, true: dict[int, np.ndarray]) -> pd.DataFrame:
+def drawn_lesions(lesions: pd.DataFrame, drawn: pd.DataFrame) -> dict[int, tuple[str, int]]:
+    """Which drawn lesion a lesion is: its number -> (file name, k), the k-th row (from 1) of its slice in `drawn`.
+
+    That is the one whose box it shares best, so that annotations of one's own for the phantom find their masks too.
+
+    Args:
+        lesions: rows of `data/lesions.csv`.
+        drawn: the phantom's table, of `read_dl_info` (its boxes count from 1).
+    """
+    found, rows_of_slice = {}, drawn.groupby("file_name").indices
+    drawn_boxes = drawn[["x1", "y1", "x2", "y2"]].to_numpy(float) - 1
+    for name, own in lesions.groupby("file_name"):
+        if name in rows_of_slice:
+            overlap = pairwise_iou(own[BOX].to_numpy(float), drawn_boxes[rows_of_slice[name]])  # (n, k)
+            for lesion, row in zip(own["lesion"].tolist(), overlap, strict=True):
+                if row.max() >= SAME_LESION_IOU:
+                    found[lesion] = (str(name), int(row.argmax()) + 1)
+    return found
+
+
+def agreement_with_true(parts: Sequence[str], table: pd.DataFrame, true: dict[int, np.ndarray]) -> pd.DataFrame:
     """Agreement of masks with the true ones: lesion, dice, boundary_mm; a lesion without a true mask is left out."""
-    store, spacing = MaskStore.open(MASKS, parts), table.set_index("lesion")["spacing_mm"]
+    store, spacing = MaskStore.open(MASKS_FOLDER, parts), table.set_index("lesion")["spacing_mm"]
     rows = []
     for part in parts:
-        for row in range(store.rows(part)):
+        for row in store.rows(part):
             for lesion, mask in zip(*store.of_slice(part, row), strict=True):
                 if int(lesion) in true:
-                    rows.append((int(lesion), *measure(mask, true[int(lesion)], spacing[lesion])))
+                    rows.append((int(lesion), *measured_agreement(mask, true[int(lesion)], spacing[lesion])))
     return pd.DataFrame(rows, columns=["lesion", "dice", "boundary_mm"])
 
 
-def examples(shown: pd.DataFrame, true: dict[int, np.ndarray]) -> list[Example]:
-    """The lesions of `shown` (rows of `mask_table`) as pictures of the contact sheet, in its order."""
+def examples_of(shown: pd.DataFrame, true: dict[int, np.ndarray]) -> list[Example]:
+    """The lesions of `shown` (rows of `masks_with_lesions`) as examples of the contact sheet, in its order."""
     found = {}
     for part, rows in shown.groupby("part"):
-        index = SliceStore.open(SLICES, [part]).index
         known = rows.set_index("lesion")
-        for task in slice_tasks(f"{SLICES}/{part}.npy", index, rows, to_stored):
+        for task in slice_tasks(f"{SLICES_FOLDER}/{part}.npy", read_slice_index([part]), rows):
             for lesion, label in task.lesions:
                 row = known.loc[lesion]
-                found[lesion] = Example(slice_hu(task), label, _caption(lesion, row), row["method"], true.get(lesion))
+                found[lesion] = Example(
+                    lesion_slice(task), label, _caption(lesion, row), row["method"], true.get(lesion)
+                )
     return [found[lesion] for lesion in shown["lesion"]]
 
 

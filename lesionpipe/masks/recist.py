@@ -1,7 +1,7 @@
 """RECIST diameters as shapes: quadrilateral, ellipse and trimap (paper, sec. 2.2 and Fig. 1b).
 
 RECIST end points are a (4, 2) array of x, y: the two ends of the long diameter, then the two of the short one. Shapes
-are drawn on a `Grid`, which knows where its pixel centres lie on the slice: a lesion can be drawn coarse or fine.
+are drawn on a `PixelGrid`, which knows where its pixel centres lie on the slice: a lesion can be drawn coarse or fine.
 """
 
 from typing import NamedTuple, Self
@@ -9,10 +9,9 @@ from typing import NamedTuple, Self
 import numpy as np
 
 BACKGROUND, FOREGROUND, UNKNOWN = 0, 1, 2  # values of a trimap
-RECIST_MARGIN_PX = 5.0  # original px that DeepLesion's boxes leave around the end points
 
 
-class Grid(NamedTuple):
+class PixelGrid(NamedTuple):
     """Pixel centres on a slice: x (w,) and y (h,) in px of the slice, `factor` of them per px along each axis."""
 
     x: np.ndarray
@@ -43,7 +42,7 @@ class Ellipse(NamedTuple):
         """The same ellipse with its half axes `factor` times as long."""
         return self._replace(half_axes=(self.half_axes[0] * factor, self.half_axes[1] * factor))
 
-    def draw(self, grid: Grid) -> np.ndarray:
+    def draw(self, grid: PixelGrid) -> np.ndarray:
         """Pixels whose centre lies inside: bool (h, w); none where a half axis has no length."""
         dx, dy = grid.x[None, :] - self.centre[0], grid.y[:, None] - self.centre[1]
         along = dx * self.direction[0] + dy * self.direction[1]
@@ -93,7 +92,7 @@ def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
 
-def draw_quadrilateral(points: np.ndarray, grid: Grid) -> np.ndarray:
+def draw_quadrilateral(points: np.ndarray, grid: PixelGrid) -> np.ndarray:
     """Pixels whose centre lies in the quadrilateral of the end points: bool (h, w); nothing where it has no area."""
     corners = quadrilateral(points)
     if len(corners) < 3:
@@ -104,7 +103,7 @@ def draw_quadrilateral(points: np.ndarray, grid: Grid) -> np.ndarray:
     return inside
 
 
-def draw_diameters(points: np.ndarray, grid: Grid, radius: float) -> np.ndarray:
+def draw_diameters(points: np.ndarray, grid: PixelGrid, radius: float) -> np.ndarray:
     """Pixels whose centre lies within `radius` px of either diameter, which is a dilation of it: bool (h, w)."""
     x, y = grid.x[None, :], grid.y[:, None]
     return (_distance(x, y, *points[:2]) <= radius) | (_distance(x, y, *points[2:]) <= radius)
@@ -119,13 +118,13 @@ def _distance(x: np.ndarray, y: np.ndarray, start: np.ndarray, end: np.ndarray) 
     return np.hypot(x - start[0] - share * along[0], y - start[1] - share * along[1])
 
 
-def draw_box(box: np.ndarray, grid: Grid) -> np.ndarray:
+def draw_box(box: np.ndarray, grid: PixelGrid) -> np.ndarray:
     """Pixels whose centre lies in a box xyxy: bool (h, w)."""
     inside_x = (grid.x >= box[0]) & (grid.x <= box[2])
     return inside_x[None, :] & ((grid.y >= box[1]) & (grid.y <= box[3]))[:, None]
 
 
-def trimap(foreground: np.ndarray, box: np.ndarray, grid: Grid) -> np.ndarray:
+def trimap(foreground: np.ndarray, box: np.ndarray, grid: PixelGrid) -> np.ndarray:
     """Trimap uint8 (h, w): sure background outside the box, sure foreground where given inside it, the rest unknown."""
     inside = draw_box(box, grid)
     return np.where(inside, np.where(foreground, FOREGROUND, UNKNOWN), BACKGROUND).astype(np.uint8)

@@ -1,16 +1,20 @@
-"""What the masks of a data set come to: how many by method and reason, and how near to true masks, if known."""
+"""metrics/masks.json: how many masks by method and reason, and how well they agree with true masks, where known."""
 
-import numpy as np
+from collections.abc import Sequence
+
 import pandas as pd
 
 from lesionpipe.data.size_groups import by_size
-from lesionpipe.masks.agreement import around, boundary_distance, dice, stored_mask
 
-MEASURES = ("dice", "boundary_mm")
+AGREEMENT_COLUMNS = ("dice", "boundary_mm")
 
 
-def counts(table: pd.DataFrame) -> dict:
-    """Lesions by method, and stand-ins by reason, from the masks' table (method, reason), commonest first."""
+def method_counts(table: pd.DataFrame) -> dict:
+    """Lesions by method, and fallbacks by reason, commonest first.
+
+    Args:
+        table: a row per mask with method and reason ("" where the chosen method made it).
+    """
     reasons = table.loc[table["reason"] != "", "reason"]
     return {
         "lesions": len(table),
@@ -19,28 +23,14 @@ def counts(table: pd.DataFrame) -> dict:
     }
 
 
-def measure(mask: np.ndarray, true: np.ndarray, spacing_mm: float) -> tuple[float, float]:
-    """Dice and boundary distance in mm of a mask (S, S) to the true mask (H, W) of the archive's slice.
-
-    Both are compared on the stored grid, to which the true mask is brought first. `spacing_mm` is that of the archive's
-    slice (NaN where unknown, then so is the distance).
-    """
-    height, width = true.shape
-    side = len(mask)
-    true = stored_mask(true, side)
-    window = around([mask, true])
-    steps = (spacing_mm * height / side, spacing_mm * width / side)
-    distance = boundary_distance(mask[window], true[window], steps) if np.isfinite(spacing_mm) else float("nan")
-    return dice(mask[window], true[window]), distance
-
-
-def agreement(measured: pd.DataFrame) -> dict:
+def agreement_by_group(measured: pd.DataFrame, size_edges_mm: Sequence[float]) -> dict:
     """Means over all lesions and by method, size group (long diameter) and type.
 
     Args:
         measured: one row per lesion with method, type, long_diameter_mm, dice, boundary_mm.
+        size_edges_mm: `evaluate.size_edges_mm`.
     """
-    sizes = by_size(measured["long_diameter_mm"])
+    sizes = by_size(measured["long_diameter_mm"], size_edges_mm)
     return {
         "all": _means(measured),
         "by_method": {str(k): _means(rows) for k, rows in measured.groupby("method")},
@@ -51,5 +41,5 @@ def agreement(measured: pd.DataFrame) -> dict:
 
 def _means(rows: pd.DataFrame) -> dict:
     """Number of lesions, means and the worst tenth's Dice, rounded; a mean over nothing is null."""
-    means = {name: rows[name].mean() for name in MEASURES} | {"dice_p10": rows["dice"].quantile(0.1)}
+    means = {name: rows[name].mean() for name in AGREEMENT_COLUMNS} | {"dice_p10": rows["dice"].quantile(0.1)}
     return {"lesions": len(rows)} | {k: None if pd.isna(v) else round(float(v), 4) for k, v in means.items()}
