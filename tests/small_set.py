@@ -9,7 +9,7 @@ from lesionpipe.core.formats import write_csv
 from lesionpipe.data.detections import read_detections
 from lesionpipe.data.masks import StoredMask, write_masks
 from lesionpipe.data.schema import BOX, COLUMNS, RECIST
-from lesionpipe.data.slices import write_slices
+from lesionpipe.data.slice_writer import write_slices
 
 PRESET = Path(__file__).parents[1] / "presets" / "phantom.yaml"
 SIDE = 32  # px of the stored slices

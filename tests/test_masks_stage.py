@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from killing import KILL_AT_MOVE
+from lesionpipe.masks.batch import read_table, slice_tasks
 from ruamel.yaml import YAML
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.geometry import to_stored
 from lesionpipe.data.masks import MaskStore
 from lesionpipe.data.schema import COLUMNS
-from lesionpipe.data.slices import write_slices
-from lesionpipe.masks.batch import read_table, slice_tasks
+from lesionpipe.data.slice_writer import write_slices
 
 SIDE = 64
 

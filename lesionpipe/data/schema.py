@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.data.tables import read_table, refuse_value
+from lesionpipe.core.table_checks import check_table, refuse_rows
 
 SPLITS = ("train", "val", "test")
 TYPES = ("bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis")
@@ -55,9 +55,10 @@ def read_part_lesions(part: str, folder: str | Path = LESIONS_BY_PART) -> pd.Dat
 
 
 def _lesions(path: str | Path, allowed: Mapping[str, Collection[str]] | None = None) -> pd.DataFrame:
-    lesions = read_table(path, TYPES_OF_COLUMNS, "lesions", {"split": SPLITS, **(allowed or {})})
+    check_table(path, TYPES_OF_COLUMNS, "lesions", {"split": SPLITS, **(allowed or {})})
+    lesions = pd.read_csv(path, dtype=TYPES_OF_COLUMNS, usecols=COLUMNS)[COLUMNS]
     for column in BOX:
-        refuse_value(path, lesions, column, lesions[column].isna(), "a number", "lesions")
+        refuse_rows(path, column, lesions[column], lesions[column].isna(), "a number", "lesions")
     return lesions
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.parallel import spread
 from lesionpipe.core.progress import progress
-from lesionpipe.data.slices import SLICES_FOLDER, write_slices
+from lesionpipe.data.slice_writer import SLICES_FOLDER, write_slices
 from lesionpipe.download.reader import SliceReader, split_name
 from lesionpipe.params import Preprocess
 from lesionpipe.preprocess.stack import Plan, build_stack, plan_stack

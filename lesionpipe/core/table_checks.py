@@ -1,17 +1,16 @@
-"""The CSV files that stages hand each other, read strictly: whole, with the right columns, types and values.
+"""Checks of the CSV files that stages hand each other: whole, with the right columns, types and values.
 
 pandas alone accepts too much: it fills a row that is cut short, and its errors name neither line nor value. Such a file
-is damaged or half copied, and the stage that wrote it makes it anew, so every message names that stage.
+is damaged or half copied, and the stage that wrote it makes it anew, so every message names that stage. Nothing here
+gives or changes a value: a check passes or stops.
 """
 
 import csv
 import io
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
 
 from lesionpipe.core.errors import UserError
 
@@ -20,10 +19,10 @@ _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _TYPE_NAMES = {str: "some text", int: "a whole number", float: "a finite number"}
 
 
-def read_table(
+def check_table(
     path: str | Path, types: ColumnTypes, stage: str, allowed: Mapping[str, Collection[str]] | None = None
-) -> pd.DataFrame:
-    """The columns `types` of a CSV file that a stage wrote, in that order; other columns are ignored.
+) -> None:
+    """Check the columns `types` of a CSV file that a stage wrote; other columns are ignored.
 
     Args:
         types: an empty field is NaN where float, and refused where int or str.
@@ -35,31 +34,26 @@ def read_table(
             column can't have; file, line, column and value are named, and the stage to rerun.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        _check(text, types, allowed or {})
-        return pd.read_csv(io.StringIO(text), dtype=dict(types), usecols=list(types))[list(types)]
+        _check(Path(path).read_text(encoding="utf-8"), types, allowed or {})
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `dvc repro {stage}`") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text at byte {error.start}; run `dvc repro -f {stage}`") from None
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}; run `dvc repro -f {stage}`") from None
+        raise UserError(f"{path}: {error}; run `dvc repro -f {stage}`") from None
 
 
-def refuse_value(
-    path: str | Path, table: pd.DataFrame, column: str, wrong: pd.Series, expected: str, stage: str
+def refuse_rows(
+    path: str | Path, column: str, values: Sequence, wrong: Sequence[bool], expected: str, stage: str
 ) -> None:
-    """Refuse the first row of a table of `read_table` that `wrong` marks.
+    """Refuse the first of a checked table's rows that is marked as wrong, row 0 being line 2 of the file.
 
     Raises:
         UserError: a row is marked; file, line, column and value are named.
     """
-    if wrong.any():
-        row = int(wrong.to_numpy().argmax())
-        value = table[column].iloc[row]
-        raise UserError(
-            f"{path}: line {row + 2}: {column} = {value}, expected {expected}; run `dvc repro -f {stage}`"
-        ) from None
+    for line, (value, is_wrong) in enumerate(zip(values, wrong, strict=True), start=2):
+        if is_wrong:
+            raise UserError(f"{path}: line {line}: {column} = {value}, expected {expected}; run `dvc repro -f {stage}`")
 
 
 def _check(text: str, types: ColumnTypes, allowed: Mapping[str, Collection[str]]) -> None:
