@@ -2,7 +2,9 @@
 
 import logging
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -10,7 +12,7 @@ import time
 import pytest
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.core.parallel import AHEAD, parallel_map, spread
+from lesionpipe.core.parallel import ITEMS_PER_WORKER, parallel_map, spread
 
 
 def square(x: int) -> int:
@@ -63,7 +65,7 @@ def test_results_that_wait_are_few():
     results = spread(lambda x: begun.append(x) or x, range(100), 2, "threads")
     next(results)
     time.sleep(0.2)
-    assert len(begun) <= 2 * AHEAD + 1
+    assert len(begun) <= 2 * ITEMS_PER_WORKER + 1
     results.close()
     assert len(begun) < 100
 
@@ -73,12 +75,33 @@ def test_threads_work_at_the_same_time():
     assert len(list(spread(lambda _: both.wait(), range(2), 2, "threads"))) == 2
 
 
-def test_a_killed_worker_is_told():
+def test_workers_import_the_checkout_of_their_parent(tmp_path, root):
+    """With one environment for two checkouts, whose editable installation leads to the first."""
+    for name in ("core/__init__.py", "core/parallel.py", "core/errors.py", "core/progress.py"):
+        (tmp_path / "lesionpipe" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / "lesionpipe" / name, tmp_path / "lesionpipe" / name)
+    (tmp_path / "lesionpipe/__init__.py").write_text("CHECKOUT = 'second'\n")
+    (tmp_path / "lesionpipe/work.py").write_text(
+        "import os, lesionpipe\ndef where(_): return lesionpipe.CHECKOUT, os.getpid()\n"
+    )
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/probe.py").write_text(
+        "import os\nfrom lesionpipe.core.parallel import spread\nfrom lesionpipe.work import where\n"
+        "if __name__ == '__main__':\n    found = set(spread(where, range(8), 2))\n"
+        "    print({checkout for checkout, _ in found}, os.getpid() in {pid for _, pid in found})\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    words = [sys.executable, "-m", "stages.probe"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "{'second'} False\n", done.stderr
+
+
+def test_a_killed_worker_is_named():
     with pytest.raises(UserError, match=r"a worker process was killed.*runtime\.workers"):
         list(spread(die, range(4), 2))
 
 
-def test_without_dask_the_way_to_install_it_is_told(monkeypatch):
+def test_without_dask_the_way_to_install_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(UserError, match=r"tcp://x:1: needs Dask; pip install -e '\.\[cluster\]'"):
         list(spread(square, range(3), cluster="tcp://x:1"))
@@ -112,15 +135,15 @@ def test_an_error_on_a_cluster_comes_through(cluster):
         list(spread(refuse_three, range(9), cluster=cluster))
 
 
-def test_an_address_where_nobody_answers_is_told(monkeypatch):
+def test_an_address_where_nobody_answers_is_named(monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("lesionpipe.core.parallel.CONNECT_S", 0.5)
+    monkeypatch.setattr("lesionpipe.core.parallel.CONNECT_TIMEOUT_S", 0.5)
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         with pytest.raises(UserError, match=f"runtime.cluster = {address}: no scheduler answers there"):
             list(spread(square, range(3), cluster=address))
 
 
-def test_a_scheduler_without_workers_is_told():
+def test_a_scheduler_without_workers_is_named():
     distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(

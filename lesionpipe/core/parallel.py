@@ -4,8 +4,9 @@ One loop serves every engine (threads, processes, cluster), because each has `su
 few items per worker are under way at a time, so results that wait to be written never pile up. A function that is pure
 gives the same results with any engine and any number of workers.
 
+Worker processes import the package from where this process has it, so that two checkouts never mix.
 On a cluster (`runtime.cluster: tcp://…`) the function and its items travel to the workers and the results come back to
-this process, which alone writes. Workers need lesionpipe installed and see the data under the same absolute path.
+this process, which alone writes. Its workers need lesionpipe installed and see the data under the same absolute path.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from typing import Literal, TypeVar
 
-from joblib.externals.loky import ProcessPoolExecutor
+from loky import ProcessPoolExecutor
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.progress import progress
@@ -24,8 +25,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Submit = Callable[[Callable[[Item], Result], Item], Future]
 
-AHEAD = 4  # items under way per worker: one worked on, the others a cushion while results are written
-CONNECT_S = 30
+ITEMS_PER_WORKER = 4  # under way at a time: one worked on, the others waiting while results are written
+CONNECT_TIMEOUT_S = 30
 _LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 Engine = Literal["processes", "threads"]
 
@@ -65,7 +66,7 @@ def spread(
         return
     opened = _cluster(cluster) if cluster else _local(workers, engine)
     with opened as (submit, workers):
-        yield from _in_order(submit, function, items, AHEAD * workers)
+        yield from _in_order(submit, function, items, ITEMS_PER_WORKER * workers)
 
 
 def cores() -> int:
@@ -99,7 +100,7 @@ def _local(workers: int, engine: Engine) -> Iterator[tuple[Submit, int]]:
         with executor:
             yield executor.submit, workers
     except BrokenExecutor:
-        raise UserError("a worker process was killed, mostly for want of memory: set runtime.workers lower") from None
+        raise UserError("a worker process was killed, mostly for lack of memory: set runtime.workers lower") from None
 
 
 @contextlib.contextmanager
@@ -110,7 +111,7 @@ def _cluster(address: str) -> Iterator[tuple[Submit, int]]:
     except ImportError:
         raise UserError(f"runtime.cluster = {address}: needs Dask; pip install -e '.[cluster]'") from None
     try:
-        client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
+        client = distributed.Client(address, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise UserError(f"runtime.cluster = {address}: no scheduler answers there ({error})") from None
     with client:
@@ -120,4 +121,4 @@ def _cluster(address: str) -> Iterator[tuple[Submit, int]]:
         try:
             yield lambda function, item: client.submit(function, item, pure=False), threads
         except distributed.KilledWorker as error:
-            raise UserError(f"runtime.cluster = {address}: workers died, mostly for want of memory ({error})") from None
+            raise UserError(f"runtime.cluster = {address}: workers died, mostly for lack of memory ({error})") from None
