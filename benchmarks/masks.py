@@ -26,7 +26,7 @@ from lesionpipe.masks.batch import SliceTask, slice_hu, slice_tasks
 from lesionpipe.masks.methods import LesionMask, make_mask
 from lesionpipe.masks.summary import measure
 from lesionpipe.params import Masks, load_params
-from lesionpipe.phantom import read_true_masks
+from lesionpipe.data.true_masks import read_true_masks
 
 ROOT = Path(__file__).parents[1]
 PART = "01"

@@ -1,20 +1,29 @@
 """The phantom: official format, truth of its annotations, organs and neighbours, equal bytes, real statistics."""
 
+import os
+import shutil
+import subprocess
+import sys
 import zipfile
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
-from lesionpipe import params, phantom
 from lesionpipe.core.errors import UserError
+from lesionpipe.data.true_masks import read_true_masks
 from lesionpipe.phantom import placement, plan, render, statistics
+from lesionpipe.phantom.archive import write_part
 from lesionpipe.phantom.canvas import Canvas, Label, Tubes, superellipse
 from lesionpipe.phantom.measure import diameters, recist
+from lesionpipe.phantom.settings import PhantomSettings
+from lesionpipe.phantom.table import lesion_table, patient_rows
 
-TINY = params.Phantom(seed=3, patients_per_part=4, key_slices_per_patient=2, image_size=128)
-MANY = params.Phantom(seed=3, patients_per_part=40, key_slices_per_patient=3, image_size=128)
+TINY = PhantomSettings(seed=3, patients_per_part=4, key_slices_per_patient=2, image_size=128)
+MANY = PhantomSettings(seed=3, patients_per_part=40, key_slices_per_patient=3, image_size=128)
 OFFICIAL_COLUMNS = (
     "File_name,Patient_index,Study_index,Series_ID,Key_slice_index,Measurement_coordinates,Bounding_boxes,"
     "Lesion_diameters_Pixel_,Normalized_lesion_location,Coarse_lesion_type,Possibly_noisy,Slice_range,Spacing_mm_px_,"
@@ -26,26 +35,32 @@ def numbers(table: pd.DataFrame, column: str) -> np.ndarray:
     return np.array([[float(v) for v in text.split(", ")] for text in table[column]])
 
 
+def annotations(settings: PhantomSettings, part: str) -> pd.DataFrame:
+    """A part's DL_info.csv without drawing its slices."""
+    patients = [plan.plan_patient(settings, part, index) for index in range(settings.patients_per_part)]
+    return lesion_table([row for patient in patients for row in patient_rows(patient, settings.seed)])
+
+
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return phantom.annotations(TINY, ["01"])
+    return annotations(TINY, "01")
 
 
 @pytest.fixture(scope="module")
 def many() -> pd.DataFrame:
-    return phantom.annotations(MANY, ["01"])
+    return annotations(MANY, "01")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantom")
-    phantom.write_part("01", TINY, folder, workers=1)
+    write_part("01", TINY, folder, workers=1)
     return folder
 
 
 @pytest.fixture(scope="module")
 def patients() -> list[plan.Patient]:
-    settings = TINY.model_copy(update={"image_size": 256, "key_slices_per_patient": 3})
+    settings = replace(TINY, image_size=256, key_slices_per_patient=3)
     return [plan.plan_patient(settings, "02", index) for index in range(4)]
 
 
@@ -81,14 +96,14 @@ def test_table_has_the_official_columns_in_the_official_text_forms(table):
     assert (numbers(table, "Image_size") == 128).all()
 
 
-def test_type_is_told_on_val_and_test_rows_only(many):
+def test_the_type_is_given_on_val_and_test_rows_only(many):
     train = many.Train_Val_Test == plan.TRAIN
     assert (many.Coarse_lesion_type[train] == -1).all()
     assert set(many.Coarse_lesion_type[~train]) <= set(range(1, 9))
 
 
 def test_all_eight_types_all_intervals_and_one_to_three_lesions_occur():
-    rows = phantom.annotations(MANY.model_copy(update={"patients_per_part": 90}), ["05"])
+    rows = annotations(replace(MANY, patients_per_part=90), "05")
     assert set(rows.Coarse_lesion_type) == {-1, *range(1, 9)}
     intervals = pd.Series(numbers(rows, "Spacing_mm_px_")[:, 2]).value_counts()
     assert set(intervals.index) == {1.0, 2.0, 2.5, 5.0} and intervals.idxmax() == 5.0
@@ -97,18 +112,18 @@ def test_all_eight_types_all_intervals_and_one_to_three_lesions_occur():
 
 
 def test_patients_are_split_70_15_15_and_small_parts_hold_every_split():
-    large = plan.splits("01", MANY.model_copy(update={"patients_per_part": 60}))
+    large = plan.splits("01", replace(MANY, patients_per_part=60))
     assert np.bincount(large).tolist() == [0, 42, 9, 9]
     for part in ("01", "02", "56"):
-        assert sorted(plan.splits(part, TINY.model_copy(update={"patients_per_part": 3}))) == [1, 2, 3]
-    rows = phantom.annotations(MANY, ["02"])
+        assert sorted(plan.splits(part, replace(TINY, patients_per_part=3))) == [1, 2, 3]
+    rows = annotations(MANY, "02")
     assert (rows.groupby("Patient_index").Train_Val_Test.nunique() == 1).all()
 
 
-def test_a_part_is_the_same_whatever_other_parts_are_asked_for(table):
-    both = phantom.annotations(TINY, ["02", "01"])
-    assert len(both) > len(table)
-    pd.testing.assert_frame_equal(both[both.Patient_index <= 4].reset_index(drop=True), table)
+def test_each_part_leaves_its_own_rows_and_patients_are_numbered_over_all_parts(table, folder):
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "DL_info.csv"), table, check_dtype=False)  # whole ages as int
+    other = annotations(TINY, "02")
+    assert set(table.Patient_index) == {1, 2, 3, 4} and set(other.Patient_index) == {5, 6, 7, 8}
 
 
 # --- truth ----------------------------------------------------------------------------------------------------------
@@ -145,7 +160,7 @@ def test_boxes_are_the_extent_of_the_recist_points_and_five_pixels(table):
 
 
 def test_recist_points_lie_on_the_boundary_of_the_true_masks(table, folder):
-    masks = phantom.read_true_masks(folder / "true_masks_01.zip")
+    masks = read_true_masks(folder / "true_masks_01.zip")
     order = table.groupby("File_name").cumcount() + 1
     assert list(masks) == list(zip(table.File_name, order, strict=True))
     for key, text in zip(masks, table.Measurement_coordinates, strict=True):
@@ -221,7 +236,7 @@ def test_the_slices_that_2_mm_either_way_need_are_there_but_for_a_few_missing_ne
 
 
 def test_tissues_have_realistic_hu_and_noise_and_neighbours_agree():
-    settings = TINY.model_copy(update={"image_size": 256})
+    settings = replace(TINY, image_size=256)
     patient = plan.plan_patient(settings, "01", 0)
     scan = patient.scans[0]
     number = 1 + round((0.98 * patient.anatomy.body.level_mm - plan.FIRST_Z_MM) / scan.interval)
@@ -240,20 +255,59 @@ def test_tissues_have_realistic_hu_and_noise_and_neighbours_agree():
 
 
 def test_equal_seeds_give_equal_bytes_whatever_the_number_of_workers(folder, tmp_path):
-    phantom.write_part("01", TINY, tmp_path / "two", workers=2)
-    phantom.write_part("01", TINY.model_copy(update={"seed": 4}), tmp_path / "other", workers=1)
-    for name in ("Images_png_01.zip", "true_masks_01.zip"):
+    write_part("01", TINY, tmp_path / "two", workers=2)
+    write_part("01", replace(TINY, seed=4), tmp_path / "other", workers=1)
+    for name in ("Images_png_01.zip", "true_masks_01.zip", "DL_info.csv"):
         assert (folder / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
         assert (folder / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
-    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["Images_png_01.zip", "true_masks_01.zip"]
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == [
+        "DL_info.csv",
+        "Images_png_01.zip",
+        "true_masks_01.zip",
+    ]
 
 
 def test_true_masks_that_are_missing_or_broken_are_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.zip: no such file"):
-        phantom.read_true_masks(tmp_path / "nowhere.zip")
+        read_true_masks(tmp_path / "nowhere.zip")
     (tmp_path / "half.zip").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(UserError, match=r"half\.zip: not a zip archive"):
-        phantom.read_true_masks(tmp_path / "half.zip")
+    with pytest.raises(UserError, match=r"half\.zip: not a whole zip archive"):
+        read_true_masks(tmp_path / "half.zip")
+
+
+def test_an_archive_of_something_else_is_no_archive_of_true_masks(tmp_path):
+    for name, content in (("notes.txt", b"x"), ("true_masks/a_lesionx.png", b"x"), ("true_masks/a_lesion1.png", b"x")):
+        with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+            archive.writestr(name, content)
+        with pytest.raises(UserError, match=rf"other\.zip: {name} is no true mask"):
+            read_true_masks(tmp_path / "other.zip")
+
+
+def run_stage(root, folder, *arguments):
+    command = [sys.executable, "-m", "stages.phantom", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_stage_leaves_the_part_and_an_empty_folder_for_another_source(root, tmp_path, folder):
+    yaml = YAML()
+    params = yaml.load((root / "params.yaml").read_text())
+    params["phantom"] = asdict(TINY)
+    params["dataset"].update(source="phantom", parts=["01"])
+    for source, expected in (("phantom", folder), ("nih", tmp_path / "nothing")):
+        params["dataset"]["source"] = source
+        yaml.dump(params, tmp_path / "params.yaml")
+        assert run_stage(root, tmp_path, "01").returncode == 0
+        left = {file.name: file.read_bytes() for file in (tmp_path / "data" / "phantom" / "01").iterdir()}
+        assert left == {file.name: file.read_bytes() for file in expected.glob("*")}
+
+
+def test_a_stage_without_a_part_says_how_it_is_called(root, tmp_path):
+    shutil.copy(root / "params.yaml", tmp_path)
+    done = run_stage(root, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: usage: python -m stages.phantom NN") and done.stderr.count("\n") == 1
+    assert 'part "99" is not in dataset.parts' in run_stage(root, tmp_path, "99").stderr
 
 
 # --- geometry -------------------------------------------------------------------------------------------------------
@@ -289,8 +343,8 @@ def test_type_follows_from_size():
 
 
 def test_boxes_shapes_and_spacing_follow_the_real_ones(shared_data):
-    settings = MANY.model_copy(update={"image_size": 512, "patients_per_part": 70, "key_slices_per_patient": 4})
-    ours = phantom.annotations(settings, ["03"])
+    settings = replace(MANY, image_size=512, patients_per_part=70, key_slices_per_patient=4)
+    ours = annotations(settings, "03")
     real = pd.read_csv(shared_data / "deeplesion" / "DL_info_reconstructed.csv")
 
     def measures(table: pd.DataFrame) -> pd.DataFrame:

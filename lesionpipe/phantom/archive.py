@@ -1,18 +1,20 @@
-"""The phantom's zip archives: slices in the official layout, true masks beside them; equal bytes for equal seeds."""
+"""The phantom's files of a part: official slices, true masks, rows of DL_info.csv; equal bytes for equal seeds."""
 
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from lesionpipe import params
-from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import atomic_path
+from lesionpipe.core.formats import write_csv
 from lesionpipe.core.parallel import parallel_map
 from lesionpipe.phantom.plan import plan_patient
 from lesionpipe.phantom.render import random_texture, render_slice
+from lesionpipe.phantom.settings import PhantomSettings
+from lesionpipe.phantom.table import lesion_table, patient_rows
 
 PNG_LEVEL = 1  # noise hardly compresses, so a higher level only costs time
 MASK_FOLDER = "true_masks"
@@ -21,29 +23,40 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class _Job:
-    settings: params.Phantom
+    settings: PhantomSettings
     part: str
     index: int
 
 
-def write_part(part: str, settings: params.Phantom, folder: Path, workers: int = 0) -> None:
-    """Write `Images_png_NN.zip` and `true_masks_NN.zip` of part NN into a folder.
+class _PatientFiles(NamedTuple):
+    slices: dict[str, bytes]  # member of the archive -> PNG
+    masks: dict[str, bytes]
+    rows: list[tuple]  # of DL_info.csv
+
+
+def write_part(part: str, settings: PhantomSettings, folder: Path, workers: int = 0) -> None:
+    """Write `Images_png_NN.zip`, `true_masks_NN.zip` and `DL_info.csv` (its rows alone) of part NN into a folder.
+
+    In the archive of masks, lesion k of `000001_01_01_109.png` is `true_masks/000001_01_01_109_lesionk.png`, an 8-bit
+    picture with 255 inside; k counts a slice's lesions from 1 in the order of their rows.
 
     The content depends on the settings and the part alone, not on other parts or the number of workers (0: one per
     core).
     """
     jobs = [_Job(settings, part, index) for index in range(settings.patients_per_part)]
-    patients = parallel_map(_patient_files, jobs, f"phantom {part}", workers, unit="patient")
-    folder = Path(folder)
+    patients = parallel_map(_draw_patient, jobs, f"phantom {part}", workers, unit="patient")
+    folder, rows = Path(folder), []
     with (
         atomic_path(folder / f"Images_png_{part}.zip") as images_path,
         atomic_path(folder / f"true_masks_{part}.zip") as masks_path,
         zipfile.ZipFile(images_path, "w") as images,
         zipfile.ZipFile(masks_path, "w") as masks,
     ):
-        for slices, true in patients:
-            _add(images, slices)
-            _add(masks, true)
+        for patient in patients:
+            _add(images, patient.slices)
+            _add(masks, patient.masks)
+            rows += patient.rows
+    write_csv(folder / "DL_info.csv", lesion_table(rows))
 
 
 def _add(archive: zipfile.ZipFile, files: dict[str, bytes]) -> None:
@@ -53,8 +66,8 @@ def _add(archive: zipfile.ZipFile, files: dict[str, bytes]) -> None:
         archive.writestr(info, content)
 
 
-def _patient_files(job: _Job) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """A patient's slices and true masks as PNG: member name -> content."""
+def _draw_patient(job: _Job) -> _PatientFiles:
+    """All that the files hold of one patient."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # patients are spread over processes already
     try:
@@ -63,7 +76,7 @@ def _patient_files(job: _Job) -> tuple[dict[str, bytes], dict[str, bytes]]:
         cv2.setNumThreads(threads)
 
 
-def _render_patient(job: _Job) -> tuple[dict[str, bytes], dict[str, bytes]]:
+def _render_patient(job: _Job) -> _PatientFiles:
     patient = plan_patient(job.settings, job.part, job.index)
     texture = random_texture(np.random.default_rng([job.settings.seed, patient.number, 3]))
     slices, masks = {}, {}
@@ -76,31 +89,8 @@ def _render_patient(job: _Job) -> tuple[dict[str, bytes], dict[str, bytes]]:
                 mask = scan.section(lesion, key.number).full(scan.size)
                 name = f"{MASK_FOLDER}/{scan.name}_{key.number:03d}_lesion{k}.png"
                 masks[name] = _png(mask.astype(np.uint8) * 255, 6)
-    return slices, masks
+    return _PatientFiles(slices, masks, patient_rows(patient, job.settings.seed))
 
 
 def _png(picture: np.ndarray, level: int) -> bytes:
     return cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes()
-
-
-def read_true_masks(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
-    """True masks of a `true_masks_NN.zip`: (file name, k) -> bool array (H, W) of the key slice.
-
-    k counts a slice's lesions from 1 in the order of their rows in DL_info.csv. In the archive, lesion k of
-    `000001_01_01_109.png` is the 8-bit picture `true_masks/000001_01_01_109_lesionk.png`, 255 inside.
-
-    Raises:
-        UserError: the archive is missing or isn't a zip.
-    """
-    masks = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                stem, k = Path(member).stem.rsplit("_lesion", 1)
-                picture = cv2.imdecode(np.frombuffer(archive.read(member), np.uint8), cv2.IMREAD_GRAYSCALE)
-                masks[f"{stem}.png", int(k)] = picture > 0
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; true masks exist for the phantom only") from None
-    except zipfile.BadZipFile:
-        raise UserError(f"{path}: not a zip archive; delete it and run the download stage again") from None
-    return masks

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lesionpipe import params
 from lesionpipe.phantom import statistics
 from lesionpipe.phantom.anatomy import Anatomy, make_anatomy
 from lesionpipe.phantom.canvas import Canvas, Label
 from lesionpipe.phantom.lesions import Lesion, Section, random_lesion, random_look, section
 from lesionpipe.phantom.measure import diameters, recist
 from lesionpipe.phantom.placement import HOSTS, LevelMap
+from lesionpipe.phantom.settings import PhantomSettings
 from lesionpipe.phantom.tissue import Tissue, random_tissue
 
 TRAIN, VAL, TEST = 1, 2, 3  # Train_Val_Test
@@ -87,7 +87,7 @@ class Patient:
     scans: tuple[Scan, ...]
 
 
-def splits(part: str, settings: params.Phantom) -> np.ndarray:
+def splits(part: str, settings: PhantomSettings) -> np.ndarray:
     """TRAIN, VAL or TEST for each patient of a part (n,): 70, 15 and 15 %, at least one of each."""
     n = settings.patients_per_part
     held_out = max(1, round(HELD_OUT * n))
@@ -95,7 +95,7 @@ def splits(part: str, settings: params.Phantom) -> np.ndarray:
     return np.random.default_rng([settings.seed, int(part)]).permutation(made)
 
 
-def plan_patient(settings: params.Phantom, part: str, index: int) -> Patient:
+def plan_patient(settings: PhantomSettings, part: str, index: int) -> Patient:
     """The patient with 0-based `index` within a part; depends on nothing but the settings, the part and the index."""
     rng = np.random.default_rng([settings.seed, int(part), index, 0])
     number = (int(part) - 1) * settings.patients_per_part + index + 1
@@ -115,7 +115,7 @@ def plan_patient(settings: params.Phantom, part: str, index: int) -> Patient:
 
 def _plan_scan(
     rng: np.random.Generator,
-    settings: params.Phantom,
+    settings: PhantomSettings,
     anatomy: Anatomy,
     patient: int,
     study: int,

@@ -5,14 +5,13 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from lesionpipe import params
 from lesionpipe.phantom.body import LEVELS
 from lesionpipe.phantom.lesions import Lesion
 from lesionpipe.phantom.measure import diameters, recist
-from lesionpipe.phantom.plan import TRAIN, KeySlice, Patient, Scan, plan_patient
+from lesionpipe.phantom.plan import TRAIN, KeySlice, Patient, Scan
 from lesionpipe.phantom.statistics import KINDS
 
-COLUMNS = (
+DL_INFO_COLUMNS = (
     "File_name",
     "Patient_index",
     "Study_index",
@@ -37,21 +36,13 @@ NOISY = 0.003  # share of rows flagged Possibly_noisy (the flag only)
 BODY_SHARE = (0.3, 0.86)  # normalised z of the tips of the lungs and the end of the pelvis
 
 
-def annotations(settings: params.Phantom, parts: Iterable[str]) -> pd.DataFrame:
-    """All lesions of the given parts, one row each, as in the official table: coordinates and slice numbers from 1.
-
-    Rows are ordered by file name; the k-th row of a file (from 1) is lesion k of `read_true_masks`. A part's rows don't
-    depend on which other parts are asked for.
-    """
-    rows = []
-    for part in sorted(parts):
-        for index in range(settings.patients_per_part):
-            rows += patient_rows(plan_patient(settings, part, index), settings.seed)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+def lesion_table(rows: list[tuple]) -> pd.DataFrame:
+    """The table of `patient_rows`, patient after patient; the k-th row of a file is lesion k of its true masks."""
+    return pd.DataFrame(rows, columns=list(DL_INFO_COLUMNS))
 
 
 def patient_rows(patient: Patient, seed: int) -> list[tuple]:
-    """A patient's rows of the table."""
+    """A patient's rows, ordered by file name; coordinates and slice numbers count from 1."""
     rng = np.random.default_rng([seed, patient.number, 1])
     return [
         _row(rng, patient, scan, key, lesion)

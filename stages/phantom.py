@@ -1,0 +1,29 @@
+"""Stage `phantom`: one part of a synthetic DeepLesion in data/phantom/NN; an empty folder for any other dataset.source.
+
+Usage: python -m stages.phantom NN
+"""
+
+from pathlib import Path
+
+from lesionpipe.core.arguments import part_argument
+from lesionpipe.core.errors import run
+from lesionpipe.core.files import atomic_folder
+from lesionpipe.params import load_params
+from lesionpipe.phantom.archive import write_part
+from lesionpipe.phantom.settings import PhantomSettings
+
+
+def main() -> None:
+    params = load_params()
+    part = part_argument("phantom", params.dataset.parts)
+    drawn = params.phantom
+    settings = PhantomSettings(
+        drawn.seed, drawn.patients_per_part, drawn.key_slices_per_patient, image_size=drawn.image_size
+    )
+    with atomic_folder(Path("data/phantom") / part) as folder:
+        if params.dataset.source == "phantom":
+            write_part(part, settings, folder, params.runtime.workers)
+
+
+if __name__ == "__main__":
+    run(main)
