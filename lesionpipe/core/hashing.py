@@ -11,7 +11,7 @@ from pathlib import Path
 from lesionpipe.core.files import CHUNK, write_text
 from lesionpipe.core.scratch import scratch_folder
 
-FOLDER = "checksums"  # in the scratch folder
+CHECKSUMS = "checksums"  # folder of the scratch folder
 
 
 def checksum(path: str | Path, algorithm: str = "md5") -> str:
@@ -30,7 +30,7 @@ def remembered_checksum(path: str | Path) -> str:
         FileNotFoundError: there is no such file.
     """
     before = _identity(path)
-    place = scratch_folder() / FOLDER / f"{hashlib.sha256(before.encode()).hexdigest()}.json"
+    place = scratch_folder() / CHECKSUMS / f"{hashlib.sha256(before.encode()).hexdigest()}.json"
     known = _known(place, before)
     if known is not None:
         return known

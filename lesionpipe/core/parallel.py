@@ -19,9 +19,8 @@ from typing import Literal, TypeVar
 from loky import ProcessPoolExecutor
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.core.progress import progress
+from lesionpipe.core.progress import Item, progress
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 Submit = Callable[[Callable[[Item], Result], Item], Future]
 

@@ -4,19 +4,19 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from lesionpipe.params.section import Precision, Section, Share, Split
+from lesionpipe.params.section import Precision, Section, Fraction, Split
 
 
 class Detect(Section):
     splits: tuple[Split, ...] = Field(min_length=1)
     batch_size: int = Field(ge=1)
     precision: Precision
-    score_threshold: Share
+    score_threshold: Fraction
     topk_candidates: int = Field(ge=1)
-    nms_iou: Share
+    nms_iou: Fraction
     detections_per_image: int = Field(ge=1)
     calibrate: bool
-    mask_threshold: Share
+    mask_threshold: Fraction
     recist_margin_px: float = Field(ge=0, allow_inf_nan=False)
     compile: bool
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lesionpipe.params.section import Positive, Precision, Section, Seed, Share
+from lesionpipe.params.section import Positive, Precision, Section, Seed, Fraction
 
 
 class Train(Section):
@@ -22,7 +22,7 @@ class Train(Section):
     precision: Precision
     compile: bool
     channels_last: bool
-    flip: Share
+    flip: Fraction
     rotation_rad: float = Field(ge=0, le=3.15)
     shear_rad: float = Field(ge=0, le=1)
     scale: float = Field(ge=0, lt=1)
