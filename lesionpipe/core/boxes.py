@@ -1,11 +1,9 @@
-"""Boxes as float xyxy arrays (…, 4): area, IoU, clip, and the detector's box code. NumPy arrays and tensors alike.
+"""Boxes as float xyxy arrays (…, 4): area, IoU and clip. NumPy arrays and tensors alike.
 
 `pixel` is 0 for continuous boxes and 1 for the +1-pixel convention (width = x2 - x1 + 1) of the published evaluations.
 """
 
 from array_api_compat import array_namespace
-
-BOX_STD = 0.2  # standard deviation by which box offsets are divided
 
 
 def area(boxes, pixel: float = 0.0):
@@ -34,19 +32,3 @@ def clip(boxes, width: float, height: float):
     x = xp.clip(boxes[..., 0::2], 0, width)
     y = xp.clip(boxes[..., 1::2], 0, height)
     return xp.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], axis=-1)
-
-
-def encode(boxes, anchors):
-    """Offsets of `boxes` from `anchors`: corner differences over the anchor's width and height, over BOX_STD."""
-    return (boxes - anchors) / (_sides(anchors) * BOX_STD)
-
-
-def decode(offsets, anchors):
-    """Boxes from offsets: the inverse of `encode`."""
-    return anchors + offsets * BOX_STD * _sides(anchors)
-
-
-def _sides(boxes):
-    xp = array_namespace(boxes)
-    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-    return xp.stack([width, height, width, height], axis=-1)

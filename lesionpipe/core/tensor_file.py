@@ -1,21 +1,67 @@
-"""Files of tensors: written whole or not at all, read without running foreign code."""
+"""Files of tensors: written whole or not at all, read without running foreign code.
+
+Two formats: safetensors for models (named tensors, and text in the header), torch's own for the state of a training,
+which nests tensors in lists and dicts.
+"""
 
 import io
+import json
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
 
 from lesionpipe.core.files import atomic_path
 
+LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header
+ALIGNMENT = 8
+
 
 class Unreadable(Exception):
-    """A file that torch can't read, with the reason in one line."""
+    """A file of tensors that can't be read, with the reason in one line."""
+
+
+def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write named tensors atomically, with text in the header; the same content gives the same bytes.
+
+    Memory format and device of the tensors leave no trace; tensors that share memory are written one by one.
+    """
+    plain = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    content = memoryview(safetensors_bytes(plain, dict(header)))
+    end = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
+    # safetensors writes the header's entries in random order
+    ordered = json.dumps(json.loads(bytes(content[LENGTH_BYTES:end])), sort_keys=True, separators=(",", ":")).encode()
+    ordered += b" " * (-len(ordered) % ALIGNMENT)
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        handle.write(len(ordered).to_bytes(LENGTH_BYTES, "little"))
+        handle.write(ordered)
+        handle.write(content[end:])
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, on the CPU, and the text in its header.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Unreadable: it is damaged, cut or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as handle:
+            names = list(handle.keys())
+            return {name: handle.get_tensor(name) for name in names}, handle.metadata() or {}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of damaged bytes any may come
+        raise Unreadable(_first_line(error)) from None
 
 
 def save_tensors(path: str | Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values atomically; the same content laid out alike gives the same bytes."""
+    """Write tensors and plain values in torch's format, atomically; the same content laid out alike, the same bytes."""
     # into memory first: given a path, torch writes its name into the bytes, and a full disk is a RuntimeError
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -24,7 +70,7 @@ def save_tensors(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def load_tensors(path: str | Path) -> Any:
-    """What a file holds, its tensors on the CPU.
+    """What a file in torch's format holds, its tensors on the CPU.
 
     Raises:
         FileNotFoundError: there is none.
@@ -37,5 +83,9 @@ def load_tensors(path: str | Path) -> Any:
     except pickle.UnpicklingError:  # whose text is torch's advice to read it all the same
         raise Unreadable("damaged, or more than tensors and plain values") from None
     except Exception as error:  # of damaged bytes any may come
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise Unreadable(": ".join([type(error).__name__, *lines[:1]])) from None
+        raise Unreadable(_first_line(error)) from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, *lines[:1]])

@@ -1,25 +1,25 @@
 """Backbones: image -> C1 … C5, the last features at strides 2, 4, 8, 16 and 32 (paper, sec. 2.1: VGG-19).
 
-VGG's C1 … C5 are the outputs of its five pooling layers, ResNet's those of its stem and its four stages. Weights come
-from torchvision (`imagenet`), from a state-dict file, or from chance. A number of input slices other than three changes
-the first convolution, see `adapt_slices`. Sides need not be multiples of 32: level n measures ceil(side / 2**n).
+VGG's C1 … C5 are the outputs of its five pooling layers, ResNet's those of its stem and its four stages; layers and
+names of weights are torchvision's. A number of input slices other than three changes the first convolution, see
+`adapt_slices`. Sides need not be multiples of 32: level n has the side ceil(side / 2**n).
+
+torchvision's `IntermediateLayerGetter` would give the same features, but as a dict, without their channels, with the
+ReLU before VGG's pooling and with rounded-down sides: each stage is a plain `nn.Sequential` here instead.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
-from urllib.error import URLError
-
-import torch
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.models.resnet import Bottleneck
+from torchvision.models.vgg import cfgs as VGG_LAYERS
+from torchvision.models.vgg import make_layers
 
-from lesionpipe.core.errors import UserError
-from lesionpipe.core.tensor_file import Unreadable, load_tensors
+from lesionpipe.detectors.weights import fill, read_weights
 
 SMALL_CHANNELS = (16, 32, 64, 128, 128)  # of C1 … C5
 SMALL_RESIDUALS = (2, 2, 2, 1)  # residual convolutions that end C2 … C5
-RGB = 3
+VGG_CHANNELS = (64, 128, 256, 512, 512)
+RESNET_CHANNELS = (64, 256, 512, 1024, 2048)
+VGG_CONFIGS = {"vgg16": "D", "vgg19": "E"}  # torchvision's names of the paper's tables (Simonyan and Zisserman)
 
 
 class Backbone(nn.Module):
@@ -46,7 +46,12 @@ class Backbone(nn.Module):
 
 
 def build_backbone(name: str, weights: str | None, slices: int) -> Backbone:
-    """The backbone `name` for images of `slices` channels; weights: `imagenet`, a state-dict file, or None for chance.
+    """A backbone for images of `slices` channels.
+
+    Args:
+        name: small, vgg16, vgg16_bn, vgg19, vgg19_bn or resnet50.
+        weights: `imagenet`, a state-dict file, or None for random initialisation.
+        slices: channels of the input.
 
     Raises:
         UserError: the weights can't be fetched or read, don't fit, or don't exist (`small` has none from ImageNet).
@@ -54,11 +59,11 @@ def build_backbone(name: str, weights: str | None, slices: int) -> Backbone:
     if name == "small":
         backbone = _small(slices)
         if weights is not None:
-            _load(backbone, _read_weights(name, weights), str(weights))
+            fill(backbone, read_weights(name, weights), weights)
         return backbone
-    body = _torchvision_body(name)
+    body = _resnet() if name == "resnet50" else _vgg(name)
     if weights is not None:
-        _load(body, _read_weights(name, weights), str(weights))
+        fill(body, read_weights(name, weights), weights)
     _set_first_convolution(body, slices)
     return _resnet_stages(body) if name == "resnet50" else _vgg_stages(body)
 
@@ -66,34 +71,12 @@ def build_backbone(name: str, weights: str | None, slices: int) -> Backbone:
 def adapt_slices(weight: Tensor, slices: int) -> Tensor:
     """First-layer weights (C, 3, k, k) for another number of input slices: (C, slices, k, k).
 
-    Every slice gets the mean over the colours times 3 / slices, so that a stack of equal slices is answered as a grey
-    picture was. Three slices keep the weights as they are.
+    Every slice gets the mean over the colours times 3 / slices, so that a stack of equal slices gives the response that
+    a grey picture gave. Three slices keep the weights as they are.
     """
     if slices == weight.shape[1]:
         return weight
     return weight.mean(dim=1, keepdim=True).repeat(1, slices, 1, 1) * (weight.shape[1] / slices)
-
-
-def _torchvision_body(name: str) -> nn.Module:
-    """Torchvision's network without its classifier (which alone would take 120 million numbers to fill in VGG)."""
-    with torch.device("meta"):
-        model = models.get_model(name)
-    if name == "resnet50":
-        del model.fc
-    else:
-        model = nn.ModuleDict({"features": model.features})
-    model.to_empty(device="cpu")
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-    for module in model.modules():
-        if isinstance(module, Bottleneck):  # starts as its direct way; sixteen sums in a row would swell the signal
-            nn.init.zeros_(module.bn3.weight)
-    return model
 
 
 def _set_first_convolution(body: nn.Module, slices: int) -> None:
@@ -102,29 +85,44 @@ def _set_first_convolution(body: nn.Module, slices: int) -> None:
     first.in_channels = slices
 
 
-def _vgg_stages(body: nn.Module) -> Backbone:
+def _vgg(name: str) -> nn.ModuleDict:
+    """torchvision's VGG without its classifier, which alone would take 120 million numbers to fill."""
+    features = make_layers(VGG_LAYERS[VGG_CONFIGS[name.removesuffix("_bn")]], batch_norm=name.endswith("_bn"))
+    for module in features:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+    return nn.ModuleDict({"features": features})
+
+
+def _vgg_stages(body: nn.ModuleDict) -> Backbone:
     """Cut VGG after each pooling layer; rounding sizes up keeps the last row and column of odd sides.
 
-    The ReLU before a pooling layer goes behind it, where it has a quarter of the values: both rise, so they commute.
+    The ReLU before a pooling layer moves behind it, where it has a quarter of the values: both are monotonic, so the
+    result is the same.
     """
-    stages, layers, channels, width = [], [], [], RGB
+    stages, layers = [], []
     for layer in body["features"]:
-        if isinstance(layer, nn.Conv2d):
-            width = layer.out_channels
         if not isinstance(layer, nn.MaxPool2d):
             layers.append(layer)
             continue
         layer.ceil_mode = True
         stages.append(nn.Sequential(*layers[:-1], layer, layers[-1]))
-        channels.append(width)
         layers = []
-    return Backbone(stages, tuple(channels))
+    return Backbone(stages, VGG_CHANNELS)
 
 
-def _resnet_stages(body: nn.Module) -> Backbone:
+def _resnet() -> models.ResNet:
+    """torchvision's ResNet-50; the last batch norm of each residual block starts at zero, so the block as identity."""
+    body = models.resnet50(weights=None, num_classes=1, zero_init_residual=True)
+    del body.fc
+    return body
+
+
+def _resnet_stages(body: models.ResNet) -> Backbone:
     stem = nn.Sequential(body.conv1, body.bn1, body.relu)
     stages = [stem, nn.Sequential(body.maxpool, body.layer1), body.layer2, body.layer3, body.layer4]
-    return Backbone(stages, (64, 256, 512, 1024, 2048))
+    return Backbone(stages, RESNET_CHANNELS)
 
 
 def _small(slices: int) -> Backbone:
@@ -149,7 +147,7 @@ def _convolution(width: int, channels: int, kernel: int = 3, stride: int = 1) ->
 
 
 class Residual(nn.Module):
-    """x + ReLU(BN(conv(x))): one 3x3 convolution beside a direct way through."""
+    """x + ReLU(BN(conv(x))): one 3x3 convolution and an identity connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -157,44 +155,3 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.convolution(x)
-
-
-def _read_weights(name: str, weights: str) -> Mapping[str, Tensor]:
-    """A state dict from torchvision or from a file."""
-    if weights == "imagenet":
-        return _imagenet_weights(name)
-    try:
-        state = load_tensors(weights)
-    except FileNotFoundError:
-        raise UserError(f"network.weights: {weights}: no such file; give a state dict, imagenet or null") from None
-    except Unreadable as reason:
-        raise UserError(f"network.weights: {weights}: not a state dict saved by torch ({reason})") from None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"network.weights: {weights}: not a state dict (a mapping of names to tensors)")
-    return state
-
-
-def _imagenet_weights(name: str) -> Mapping[str, Tensor]:
-    if name == "small":
-        raise UserError("network.weights = imagenet: the backbone 'small' has none; set network.weights to null")
-    source = models.get_model_weights(name).DEFAULT
-    try:
-        return source.get_state_dict(progress=False, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise UserError(
-            f"network.weights = imagenet: can't fetch {source.url} ({error}); put that file into {folder}, "
-            "or give its path as network.weights, or set network.weights to null to train from scratch"
-        ) from None
-
-
-def _load(body: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Fill `body`; the classifier's entries, which a detector has no use for, are passed over."""
-    wanted = body.state_dict()
-    for key, value in wanted.items():
-        if key not in state and not key.endswith("num_batches_tracked"):
-            raise UserError(f"network.weights: {source}: lacks '{key}'; are these weights of another backbone?")
-        if key in state and state[key].shape != value.shape:
-            shapes = f"{tuple(state[key].shape)} instead of {tuple(value.shape)}"
-            raise UserError(f"network.weights: {source}: '{key}' is {shapes}; are these weights of another backbone?")
-    body.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)

@@ -1,100 +1,137 @@
-"""`model.pt`: a trained detector in one file, with all that its use needs; equal weights give equal bytes.
+"""`data/model.safetensors`: a trained detector in one file, with all that its use needs; equal weights, equal bytes.
 
-It holds the weights, the parameters (sections of `params.yaml`), the anchors and a version.
-It is read with `weights_only=True`, so a foreign file can't run code.
+The file holds the weights as tensors, and in its header, as text: format, version, the parameters of the training and
+the anchors as JSON, and operating points (false positives per image -> score threshold) as JSON. Any safetensors reader
+opens it, and nothing in it can run code.
 """
 
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from lesionpipe.anchors.grid import AnchorSet
 from lesionpipe.core.errors import UserError
-from lesionpipe.core.tensor_file import Unreadable, load_tensors, save_tensors
-from lesionpipe.detectors.retinanet.network import Network, build_network
-from lesionpipe.params import Network as NetworkParams
+from lesionpipe.core.tensor_file import Unreadable, read_safetensors, save_safetensors
+from lesionpipe.detectors.build import build_detector
+from lesionpipe.detectors.interface import Detector
+from lesionpipe.params import Network, Preprocess
 
+MODEL = Path("data/model.safetensors")
 FORMAT = "lesionpipe detector"
-VERSION = 2
-PARTS = {"format": str, "version": int, "params": str, "anchors": str, "weights": dict}
+VERSION = "3"
+HEADER = ("params", "anchors", "operating_points")
+TORCH_FILE = b"PK\x03\x04"  # first bytes of what torch.save writes
 
 
 @dataclass(frozen=True)
 class Model:
-    """A detector ready for use: the network in eval mode on its device, and what must be known to feed and read it."""
+    """A detector ready for use, in eval mode on its device, and what must be known to feed and read it."""
 
-    network: Network
+    detector: Detector
     anchors: AnchorSet
-    params: dict[str, Any]  # sections of the params.yaml of the training: preprocess, network, train
-
-    @property
-    def preprocess(self) -> dict[str, Any]:
-        """The section `preprocess`: size, slices, spacing_mm, hu."""
-        return self.params["preprocess"]
+    preprocess: Preprocess  # of the slices that it was trained on
+    params: dict[str, Any]  # sections of the params.yaml of the training, at least preprocess and network
+    operating_points: dict[str, float] = field(default_factory=dict)  # false positives per image -> score threshold
 
 
-def save_model(path: str | Path, network: Network, anchor_set: AnchorSet, params: dict[str, Any]) -> None:
-    """Write `model.pt` atomically.
+def save_model(
+    path: str | Path,
+    detector: Detector,
+    anchors: AnchorSet,
+    params: dict[str, Any],
+    operating_points: Mapping[str, float] | None = None,
+) -> None:
+    """Write a model atomically.
 
     Args:
         path: of the file.
-        network: trained, on any device.
-        anchor_set: the anchors, in px of the stored slice.
+        detector: trained, on any device.
+        anchors: in px of the stored slice.
         params: at least the sections `network` and `preprocess`, as plain values (`Params.model_dump(mode="json")`).
+        operating_points: score thresholds by their false positives per image, if any are known.
     """
-    content = {
+    header = {
         "format": FORMAT,
         "version": VERSION,
         "params": json.dumps(params, sort_keys=True),
-        "anchors": json.dumps(anchor_set.to_dict(), sort_keys=True),
-        # contiguous copies: memory format and device leave no trace in the bytes
-        "weights": {
-            name: value.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
-            for name, value in network.state_dict().items()
-        },
+        "anchors": json.dumps(anchors.to_dict(), sort_keys=True),
+        "operating_points": json.dumps(dict(operating_points or {}), sort_keys=True),
     }
-    save_tensors(path, content)
+    save_safetensors(path, detector.state_dict(), header)
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
-    """Read `model.pt` and rebuild the detector on `device`, in eval mode.
+def load_model(path: str | Path = MODEL, device: str | torch.device = "cpu") -> Model:
+    """Read a model and rebuild its detector on `device`, in eval mode.
 
     Raises:
-        UserError: the file is missing, damaged, not a lesionpipe model, or of another version.
+        UserError: the file is missing, damaged, not a lesionpipe model or of another version, its parts don't go
+            together, or its weights aren't finite numbers.
     """
-    content = _read(path)
+    weights, header = _read(path)
+    _check_header(path, header)
+    _check_finite(path, weights)
     try:
-        params, anchors = json.loads(content["params"]), AnchorSet.from_dict(json.loads(content["anchors"]))
+        params = json.loads(header["params"])
+        anchors = AnchorSet.from_dict(json.loads(header["anchors"]))
+        points = {str(name): float(value) for name, value in json.loads(header["operating_points"]).items()}
+        preprocess = Preprocess.model_validate(params["preprocess"])
         # the weights come from this file: nothing is to be fetched again
-        settings = NetworkParams.model_validate({**params["network"], "weights": None})
-        network = build_network(settings, params["preprocess"]["slices"], anchors.per_cell)
-        network.load_state_dict(content["weights"])
-    except (KeyError, TypeError, ValueError, ValidationError, RuntimeError, UserError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: its weights and parameters don't fit together ({reason}); train again") from None
-    return Model(network.to(device).eval(), anchors, params)
+        network = Network.model_validate({**params["network"], "weights": None})
+        detector = build_detector(network, preprocess.slices, preprocess.image_size, anchors)
+        detector.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, AttributeError, ValidationError, RuntimeError, UserError) as error:
+        raise UserError(f"{path}: its weights and header don't go together ({_reason(error)}); train again") from None
+    return Model(detector.to(device).eval(), anchors, preprocess, params, points)
 
 
-def _read(path: str | Path) -> dict[str, Any]:
-    """The file's content, checked to be ours."""
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        content = load_tensors(path)
+        return read_safetensors(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; train a model first (dvc repro train)") from None
     except Unreadable as reason:
+        if _starts_with(path, TORCH_FILE):
+            raise UserError(
+                f"{path}: a file of torch, such as the model.pt of earlier versions; models are .safetensors files "
+                "now: train again, or use the release of lesionpipe that wrote it"
+            ) from None
         raise UserError(f"{path}: damaged or not a model ({reason}); train again or fetch the file anew") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: not a lesionpipe model; give the model.pt of the stage 'train'")
-    if content.get("version") != VERSION:
+
+
+def _starts_with(path: str | Path, start: bytes) -> bool:
+    try:
+        with Path(path).open("rb") as handle:
+            return handle.read(len(start)) == start
+    except OSError:
+        return False
+
+
+def _check_header(path: str | Path, header: dict[str, str]) -> None:
+    if header.get("format") != FORMAT:
+        raise UserError(f"{path}: not a lesionpipe model; give the {MODEL.name} of the stage 'train'")
+    if header.get("version") != VERSION:
         raise UserError(
-            f"{path}: format version {content.get('version')}, this program reads {VERSION}; "
+            f"{path}: format version {header.get('version')}, this program reads {VERSION}; "
             "train again or use the release of lesionpipe that wrote it"
         )
-    for name, kind in PARTS.items():
-        if not isinstance(content.get(name), kind):
-            raise UserError(f"{path}: damaged: part '{name}' is missing or of the wrong type; train again")
-    return content
+    if missing := [name for name in HEADER if name not in header]:
+        raise UserError(f"{path}: damaged: its header has no '{missing[0]}'; train again")
+
+
+def _check_finite(path: str | Path, weights: dict[str, Tensor]) -> None:
+    for name, value in weights.items():
+        if value.is_floating_point() and not math.isfinite(float(value.abs().max() if value.numel() else 0)):
+            raise UserError(f"{path}: weights '{name}' are not finite numbers; lower train.learning_rate, train again")
+
+
+def _reason(error: Exception) -> str:
+    """One short line, also of an exception whose text is only a missing key."""
+    text = f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split())[:200]

@@ -1,7 +1,7 @@
-"""A trained network made ready for use: the same answers in less time.
+"""A trained detector made ready for use: the same answers in less time, whatever its family.
 
 Batch norms, constant after training, are folded into the convolutions before them. For bf16 the weights are cast once;
-under autocast every call would cast all of them anew, which on a CPU takes a fifth of the time of a slice.
+under autocast every call would cast all of them again, which on a CPU takes a fifth of the time of a slice.
 """
 
 import copy
@@ -10,21 +10,36 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lesionpipe.detectors.retinanet.network import Network
+from lesionpipe.detectors.float32_conv import Float32Conv2d
+from lesionpipe.detectors.interface import Detector
+
+CAST_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
-def for_inference(network: Network, precision: str, device: str | torch.device = "cpu") -> Network:
-    """A copy of the network in eval mode, channels last, on `device`.
+def for_inference(detector: Detector, precision: str, device: str | torch.device = "cpu") -> Detector:
+    """A copy of the detector in eval mode, channels last, on `device`.
 
     Args:
-        network: left as it is.
-        precision: `bf16`: weights, and so all arithmetic, in bfloat16; `32`: in float32. No autocast is needed.
+        detector: left as it is.
+        precision: `bf16`: weights, and so the arithmetic, in bfloat16 but for the predicting layers; `32`: in float32.
+            No autocast is needed.
         device: where the copy goes.
     """
-    ready = fold_batch_norms(copy.deepcopy(network).eval())
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    ready = ready.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    ready = fold_batch_norms(copy.deepcopy(detector).eval())
+    ready = ready.to(device=device, memory_format=torch.channels_last)
+    if precision == "bf16":
+        cast_layers(ready, torch.bfloat16)
     return ready.requires_grad_(False)
+
+
+def cast_layers(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the weights of convolutions and linear layers in place, but for layers that compute in float32.
+
+    Buffers stay as they are: anchors in bfloat16 would be off by pixels.
+    """
+    for layer in module.modules():
+        if isinstance(layer, CAST_LAYERS) and not isinstance(layer, Float32Conv2d):
+            layer.to(dtype)
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:

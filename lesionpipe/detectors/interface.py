@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 # The objects that this process counted in its share of a batch, float32 of any shape -> what it divides its losses by.
@@ -88,9 +87,3 @@ class Detector(nn.Module):
 def single_process(counts: Tensor) -> Tensor:
     """The `Share` of a process that has the whole batch: its counts, at least 1."""
     return counts.clamp(min=1)
-
-
-def finite_weights(detector: nn.Module) -> bool:
-    """Whether no weight is NaN or infinite."""
-    values = detector.state_dict().values()
-    return all(bool(torch.isfinite(value).all()) for value in values if value.is_floating_point())

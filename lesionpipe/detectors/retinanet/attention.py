@@ -1,15 +1,16 @@
 """Attention gates on skip connections (paper, sec. 2.3, after Schlemper et al.).
 
-alpha = sigmoid(psi(relu(theta(skip) + up(phi(coarse))))), output = alpha * skip: 1x1 convolutions only and one map for
-all channels. The paper takes features upsampled from the coarser scale as the gating signal; a 1x1 convolution and
-nearest upsampling commute, so phi runs before the upsampling at a quarter of the cost and gives the same numbers.
+attention = sigmoid(psi(relu(theta(skip) + up(phi(coarse))))), output = attention * skip: 1x1 convolutions only, and one
+map for all channels. The paper takes features upsampled from the coarser scale as the gating signal; a 1x1 convolution
+and nearest upsampling commute, so phi runs before the upsampling at a quarter of the cost and gives the same numbers.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-OPEN = 2.0  # bias of psi: a fresh gate lets 88 % of the skip through, so that training starts as without gates
+INITIAL_GATE_BIAS = 2.0  # of psi: a new gate passes 88 % of the skip, so that training starts nearly as without gates
+MIN_INNER_CHANNELS = 8
 
 
 class AttentionMap(nn.Module):
@@ -30,7 +31,7 @@ class AttentionMap(nn.Module):
             nn.init.kaiming_uniform_(convolution.weight, a=1)
         nn.init.zeros_(self.phi.bias)
         nn.init.normal_(self.psi.weight, std=0.01)
-        nn.init.constant_(self.psi.bias, OPEN)
+        nn.init.constant_(self.psi.bias, INITIAL_GATE_BIAS)
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
         gating = F.interpolate(self.phi(coarse), size=skip.shape[-2:], mode="nearest")
@@ -48,15 +49,15 @@ class AttentionGate(nn.Module):
         return self.attention(skip, coarse) * skip
 
 
-class OpenGate(nn.Module):
-    """The skip connection as it is: what stands in a gate's place when attention is off."""
+class PlainSkip(nn.Module):
+    """The skip connection unchanged: used in place of `AttentionGate` when `network.attention` is false."""
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
         return skip
 
 
-def gate(attention: bool, skip_channels: int, gating_channels: int) -> nn.Module:
-    """A gate that compares in a quarter of the skip's channels (at least 8), or an open one."""
+def build_gate(attention: bool, skip_channels: int, gating_channels: int) -> nn.Module:
+    """An attention gate whose inner channels are a quarter of the skip's (at least 8), or a plain skip connection."""
     if not attention:
-        return OpenGate()
-    return AttentionGate(skip_channels, gating_channels, max(8, skip_channels // 4))
+        return PlainSkip()
+    return AttentionGate(skip_channels, gating_channels, max(MIN_INNER_CHANNELS, skip_channels // 4))

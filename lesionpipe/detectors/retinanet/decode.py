@@ -1,4 +1,4 @@
-"""Raw maps -> detections: candidates, calibration by mask coherence, NMS (paper, sec. 2.2).
+"""Raw maps -> predictions: candidates, calibration by mask coherence, NMS (paper, sec. 2.2).
 
 The score of a candidate box is p (1 + IoU) with the box around the predicted mask (`calibration.py`); it may exceed 1
 and is not a probability: FROC and mAP only need its order. Calibration comes *before* NMS, so that of several boxes on
@@ -10,21 +10,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from lesionpipe.core import boxes as box_math
+from lesionpipe.detectors.interface import DecodingSettings, Prediction
+from lesionpipe.detectors.retinanet.box_code import decode_boxes
 from lesionpipe.detectors.retinanet.calibration import calibrate
 from lesionpipe.detectors.retinanet.network import RawMaps
-from lesionpipe.params import Detect
 
 SHORTLIST = 10  # times `detections_per_image` candidates of an image are suppressed first
-
-
-class Detections(NamedTuple):
-    """The detections of one image, best first."""
-
-    boxes: Tensor  # (k, 4) xyxy, stored px
-    scores: Tensor  # (k,) p, or p (1 + IoU) where calibrated
 
 
 class Candidates(NamedTuple):
@@ -36,38 +29,42 @@ class Candidates(NamedTuple):
 
 
 @torch.no_grad()
-def decode(
+def decode_maps(
     raw: RawMaps,
     anchors: Tensor,
-    settings: Detect,
-    image_size: int | tuple[int, int],
-    recist_margin_px: float | Tensor,
-) -> list[Detections]:
-    """Detections of each image of a batch.
+    settings: DecodingSettings,
+    image_size: tuple[int, int],
+    recist_margin: float | Tensor,
+) -> list[Prediction]:
+    """Predictions for each image of a batch.
 
     Args:
         raw: the network's output for B images.
         anchors: (A, 4) px.
-        settings: params.detect; `calibrate` is passed over where the network has no mask branch.
-        image_size: side, or (height, width), px; boxes are clipped to the image.
-        recist_margin_px: `detect.recist_margin_px` scaled to the pixels of the stored slice: one number for all images, or
-            (B, 2) in x and y.
+        settings: `calibrate` has no effect where the network has no mask branch.
+        image_size: height and width, px; boxes are clipped to the image.
+        recist_margin: px by which a lesion's box reaches beyond its mask: one number, or (B, 2) in x and y.
 
     Returns:
-        B Detections, each of at most `settings.detections_per_image`.
+        B predictions, each of at most `settings.detections_per_image` boxes.
     """
-    found = _candidates(raw, anchors, settings, image_size)
-    if settings.calibrate and raw.mask_logits is not None:
-        mask = raw.mask_logits.float().sigmoid() > settings.mask_threshold  # (B, H, W)
-        margin = recist_margin_px[found.image] if isinstance(recist_margin_px, Tensor) else recist_margin_px
-        found = found._replace(scores=calibrate(found.boxes, found.scores, found.image, mask, margin))
-    return _split(_suppress(found, len(raw.logits), settings), len(raw.logits), settings.detections_per_image)
+    images = len(raw.logits)
+    mask = None if raw.mask_logits is None else raw.mask_logits.float().sigmoid()  # (B, H, W)
+    candidates = _candidates(raw, anchors, settings, image_size)
+    if settings.calibrate and mask is not None:
+        margin = recist_margin[candidates.image] if isinstance(recist_margin, Tensor) else recist_margin
+        boxes, scores, image = candidates
+        scores = calibrate(boxes, scores, image, mask > settings.mask_threshold, margin)
+        candidates = candidates._replace(scores=scores)
+    kept = _split(_suppress(candidates, images, settings), images, settings.detections_per_image)
+    masks = [None] * images if mask is None else mask.unbind()
+    return [Prediction(*boxes_and_scores, own) for boxes_and_scores, own in zip(kept, masks, strict=True)]
 
 
-def _candidates(raw: RawMaps, anchors: Tensor, settings: Detect, image_size: int | tuple[int, int]) -> Candidates:
-    """The best `topk_candidates` anchors of each level and image that reach the score floor, as clipped boxes."""
+def _candidates(raw: RawMaps, anchors: Tensor, settings: DecodingSettings, image_size: tuple[int, int]) -> Candidates:
+    """The best `topk_candidates` anchors of each level and image that reach the score threshold, as clipped boxes."""
     logits, chosen, start = [], [], 0
-    for size in raw.level_sizes or (raw.logits.shape[1],):
+    for size in raw.level_sizes:
         level = raw.logits[:, start : start + size].float()
         best, index = level.topk(min(settings.topk_candidates, size), dim=1)
         logits.append(best)
@@ -76,45 +73,41 @@ def _candidates(raw: RawMaps, anchors: Tensor, settings: Detect, image_size: int
     scores, anchor = torch.cat(logits, dim=1).sigmoid(), torch.cat(chosen, dim=1)  # (B, K)
     image, place = torch.nonzero(scores >= settings.score_threshold, as_tuple=True)  # (M,)
     anchor = anchor[image, place]
-    boxes = box_math.decode(raw.offsets[image, anchor].float(), anchors[anchor])
-    return Candidates(_clip(boxes, image_size), scores[image, place], image)
+    boxes = decode_boxes(raw.offsets[image, anchor].float(), anchors[anchor])
+    # the image reaches from -0.5 to side - 0.5, since pixel centres lie at whole numbers
+    return Candidates(clip_boxes_to_image(boxes + 0.5, image_size) - 0.5, scores[image, place], image)
 
 
-def _clip(boxes: Tensor, image_size: int | tuple[int, int]) -> Tensor:
-    """Boxes cut to the image, which reaches from -0.5 to side - 0.5 since pixel centres lie at whole numbers."""
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return box_math.clip(boxes + 0.5, width, height) - 0.5
+def _suppress(candidates: Candidates, images: int, settings: DecodingSettings) -> Candidates:
+    """Non-maximum suppression within each image, best first: at least the first `detections_per_image` survivors.
 
-
-def _suppress(found: Candidates, images: int, settings: Detect) -> Candidates:
-    """Non-maximum suppression within each image, best first: at least the first `detections_per_image` that survive of each.
-
-    It goes from the best box down, so what survives of the best boxes alone survives of all as well: the whole list,
-    whose cost grows with its square, is gone through only when the best don't yield `detections_per_image` survivors.
+    Suppression goes from the best box down, so what survives among the best boxes alone survives among all as well. The
+    whole list, whose cost grows with its square, is only needed when the best don't leave `detections_per_image` boxes.
     """
-    order = found.scores.argsort(descending=True, stable=True)
-    order = order[found.image[order].argsort(stable=True)]  # by image, best first
-    totals = torch.bincount(found.image, minlength=images)
+    wanted = settings.detections_per_image
+    order = candidates.scores.argsort(descending=True, stable=True)
+    order = order[candidates.image[order].argsort(stable=True)]  # by image, best first
+    totals = torch.bincount(candidates.image, minlength=images)
     start = totals.cumsum(0) - totals
-    rank = torch.arange(len(order), device=order.device) - start[found.image[order]]
-    best = _nms(_take(found, order[rank < SHORTLIST * settings.detections_per_image]), settings.nms_iou)
-    enough = torch.bincount(best.image, minlength=images) >= settings.detections_per_image
-    if (enough | (totals <= SHORTLIST * settings.detections_per_image)).all():
+    rank = torch.arange(len(order), device=order.device) - start[candidates.image[order]]
+    best = _nms(_take(candidates, order[rank < SHORTLIST * wanted]), settings.nms_iou)
+    enough = torch.bincount(best.image, minlength=images) >= wanted
+    if (enough | (totals <= SHORTLIST * wanted)).all():
         return best
-    return _nms(found, settings.nms_iou)
+    return _nms(candidates, settings.nms_iou)
 
 
-def _nms(found: Candidates, iou: float) -> Candidates:
-    return _take(found, batched_nms(found.boxes, found.scores, found.image, iou))
+def _nms(candidates: Candidates, iou: float) -> Candidates:
+    return _take(candidates, batched_nms(candidates.boxes, candidates.scores, candidates.image, iou))
 
 
-def _take(found: Candidates, index: Tensor) -> Candidates:
-    return Candidates(found.boxes[index], found.scores[index], found.image[index])
+def _take(candidates: Candidates, index: Tensor) -> Candidates:
+    return Candidates(candidates.boxes[index], candidates.scores[index], candidates.image[index])
 
 
-def _split(found: Candidates, images: int, detections_per_image: int) -> list[Detections]:
-    """Candidates sorted by score -> the first `detections_per_image` of each image."""
-    order = torch.argsort(found.image, stable=True)  # by image, the scores' order kept within each
-    counts = torch.bincount(found.image, minlength=images).tolist()
-    boxes, scores = found.boxes[order].split(counts), found.scores[order].split(counts)
-    return [Detections(b[:detections_per_image], s[:detections_per_image]) for b, s in zip(boxes, scores, strict=True)]
+def _split(candidates: Candidates, images: int, detections_per_image: int) -> list[tuple[Tensor, Tensor]]:
+    """Candidates sorted by score -> boxes and scores of the first `detections_per_image` of each image."""
+    order = torch.argsort(candidates.image, stable=True)  # by image, the scores' order kept within each
+    counts = torch.bincount(candidates.image, minlength=images).tolist()
+    boxes, scores = candidates.boxes[order].split(counts), candidates.scores[order].split(counts)
+    return [(b[:detections_per_image], s[:detections_per_image]) for b, s in zip(boxes, scores, strict=True)]

@@ -1,4 +1,4 @@
-"""The network: image -> raw maps, and nothing else (paper, sec. 2, Fig. 1).
+"""The network of RetinaNet: images -> raw maps, and nothing else (paper, sec. 2, Fig. 1).
 
 The same result in training and in use; `losses.py` compares it with targets, `decode.py` makes detections of it. Each
 improvement of the paper is a switch of its own: `levels` (P2-P6 or P3-P7), `mask_branch`, `attention`.
@@ -9,33 +9,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lesionpipe.anchors.grid import level_numbers
-from lesionpipe.detectors.backbones import Backbone, build_backbone
+from lesionpipe.detectors.backbones import Backbone
 from lesionpipe.detectors.retinanet.attention import AttentionMap
-from lesionpipe.detectors.retinanet.heads import PRIOR_LOGIT, Head
+from lesionpipe.detectors.retinanet.heads import Head
 from lesionpipe.detectors.retinanet.pyramid import Pyramid
 from lesionpipe.detectors.retinanet.segmentation import SegmentationBranch
-from lesionpipe.params import Network as NetworkParams
-
-MASK_LEVEL = 2  # the pyramid level from which the segmentation branch goes on
 
 
 class RawMaps(NamedTuple):
-    """What the network predicts, before any sigmoid; A anchors ordered as `anchors.grid.anchors_for` orders them."""
+    """What the network predicts, float32, before any sigmoid; A anchors in the order of `anchors.grid.anchors_for`."""
 
     logits: Tensor  # (B, A) lesion logit
-    offsets: Tensor  # (B, A, 4) box offsets, see lesionpipe.core.boxes.encode
+    offsets: Tensor  # (B, A, 4) box offsets, see `box_code.encode_boxes`
     mask_logits: Tensor | None  # (B, H, W) lesion logit per pixel
-    level_sizes: tuple[int, ...] = ()  # anchors in each level, summing to A; (): not told
+    level_sizes: tuple[int, ...]  # anchors in each level, finest first; their sum is A
 
 
-class Network(nn.Module):
+class MapNetwork(nn.Module):
     """Backbone, pyramid, two heads and perhaps the segmentation branch.
 
     Args:
         backbone: gives C1 … C5.
         pyramid: gives P2 (if there is a segmentation branch) or the first level of the heads, up to the last.
-        classification, regression: heads of 1 and 4 values per anchor.
+        classification, regression: heads of 1 and 4 outputs per anchor.
         segmentation: the mask branch, or None.
         levels: number of levels that the heads see, the coarsest ones of the pyramid.
     """
@@ -58,7 +54,7 @@ class Network(nn.Module):
         self.levels = levels
 
     def forward(self, images: Tensor) -> RawMaps:
-        """Raw maps of images (B, slices, H, W) in [-1, 1]; they are cast to the weights' type."""
+        """Raw maps of images (B, slices, H, W) in [-1, 1], cast to the type of the first weights."""
         images = images.to(next(self.parameters()).dtype)
         features = self.backbone(images)
         pyramid = self.pyramid(features)
@@ -80,7 +76,7 @@ class Network(nn.Module):
         gates = {name: module for name, module in self.named_modules() if isinstance(module, AttentionMap)}
         handles = [module.register_forward_hook(_keep(maps, self._skip_name(name))) for name, module in gates.items()]
         try:
-            self.forward(images)  # a compiled network knows no hooks that came after its first call
+            self.forward(images)  # not through __call__: a compiled network ignores hooks added after its first call
         finally:
             for handle in handles:
                 handle.remove()
@@ -93,30 +89,9 @@ class Network(nn.Module):
 
 
 def _keep(maps: dict[str, Tensor], name: str):
+    """A forward hook that stores a module's output in `maps` under `name`."""
+
     def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         maps[name] = output
 
     return hook
-
-
-def build_network(params: NetworkParams, slices: int, per_cell: int) -> Network:
-    """The network that `params.network` describes, for images of `slices` channels and `per_cell` anchors per cell.
-
-    Raises:
-        UserError: the backbone's weights can't be had or don't fit.
-    """
-    backbone = build_backbone(params.backbone, params.weights, slices)
-    levels = level_numbers(params.levels)
-    first = min(MASK_LEVEL, levels[0]) if params.mask_branch else levels[0]
-    channels, head = params.channels, (params.channels, params.head_channels, params.head_depth, per_cell)
-    segmentation = None
-    if params.mask_branch:
-        segmentation = SegmentationBranch(slices, backbone.channels[0], channels, params.attention)
-    return Network(
-        backbone,
-        Pyramid(backbone.channels, channels, first, levels[-1], params.attention),
-        Head(*head, values=1, bias=PRIOR_LOGIT),
-        Head(*head, values=4),
-        segmentation,
-        len(levels),
-    )

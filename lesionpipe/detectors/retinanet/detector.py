@@ -1,0 +1,100 @@
+"""RetinaNet behind the interface of all detectors: its network, its anchors, its losses and its decoding.
+
+The paper's four rows are this family with different anchors and switches (paper, Table 1).
+"""
+
+import torch
+from torch import Tensor
+
+from lesionpipe.anchors.grid import AnchorSet, anchors_for, level_numbers, strides_of
+from lesionpipe.core.errors import UserError
+from lesionpipe.detectors.backbones import build_backbone
+from lesionpipe.detectors.interface import DecodingSettings, Detector, Prediction, Share, Targets
+from lesionpipe.detectors.retinanet.decode import decode_maps
+from lesionpipe.detectors.retinanet.heads import PRIOR_LOGIT, Head
+from lesionpipe.detectors.retinanet.losses import anchor_targets, count_targets, detection_losses, lesion_mask
+from lesionpipe.detectors.retinanet.network import MapNetwork
+from lesionpipe.detectors.retinanet.pyramid import Pyramid
+from lesionpipe.detectors.retinanet.segmentation import SegmentationBranch
+from lesionpipe.params import Network
+
+MASK_LEVEL = 2  # the pyramid level that the segmentation branch starts from
+
+
+class RetinaNet(Detector):
+    """RetinaNet with optional mask branch and attention gates.
+
+    Args:
+        network: images -> raw maps.
+        anchor_set: the anchors, in px of the stored slice.
+        image_size: S, the side of the images that it mostly sees, px; anchors of other sizes are made when needed.
+    """
+
+    def __init__(self, network: MapNetwork, anchor_set: AnchorSet, image_size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.anchor_set = anchor_set
+        self.image_size = image_size
+        anchors = torch.from_numpy(anchors_for(anchor_set, image_size, image_size))
+        self.register_buffer("anchors", anchors, persistent=False)  # (A, 4) float32
+        self.loss_names = ("classification", "box", *(("mask",) if self.has_masks else ()))
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there is a mask branch."""
+        return self.network.segmentation is not None
+
+    def losses(self, images: Tensor, targets: Targets, share: Share) -> dict[str, Tensor]:
+        if self.has_masks and targets.masks is None:
+            raise ValueError("the network has a mask branch but the targets hold no masks")
+        raw = self.network(images)
+        mask = lesion_mask(targets.masks) if self.has_masks else None
+        wanted = anchor_targets(self._anchors_of(images), targets.boxes, mask, tuple(images.shape[-2:]))
+        return detection_losses(raw, wanted, share(count_targets(wanted)))
+
+    @torch.no_grad()
+    def predict(
+        self, images: Tensor, settings: DecodingSettings, recist_margin: float | Tensor = 0.0
+    ) -> list[Prediction]:
+        raw = self.network(images)
+        return decode_maps(raw, self._anchors_of(images), settings, tuple(images.shape[-2:]), recist_margin)
+
+    def attention_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """The gates' maps for images (B, slices, H, W): name of the gated skip (C1 … C4) -> (B, 1, h, w) in (0, 1)."""
+        return self.network.attention_maps(images)
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Compile the network alone: matching and decoding have shapes that depend on the data."""
+        self.network.compile(backend=backend)
+
+    def _anchors_of(self, images: Tensor) -> Tensor:
+        """The anchors (A, 4) of images of this size."""
+        height, width = images.shape[-2:]
+        if height == width == self.image_size:
+            return self.anchors
+        return torch.from_numpy(anchors_for(self.anchor_set, height, width)).to(self.anchors.device)
+
+
+def build_retinanet(params: Network, slices: int, image_size: int, anchors: AnchorSet) -> RetinaNet:
+    """The RetinaNet that the section `network` describes, for images (B, slices, image_size, image_size).
+
+    Raises:
+        UserError: the backbone's weights can't be had or don't fit, or the anchors are those of other levels.
+    """
+    levels = level_numbers(params.levels)
+    if anchors.strides != strides_of(levels):
+        raise UserError(
+            f"anchors of strides {list(anchors.strides)}, but network.levels = {params.levels} has "
+            f"{list(strides_of(levels))}; run `dvc repro anchors`"
+        )
+    backbone = build_backbone(params.backbone, params.weights, slices)
+    segmentation = None
+    if params.mask_branch:
+        segmentation = SegmentationBranch(slices, backbone.channels[0], params.channels, params.attention)
+    first = min(MASK_LEVEL, levels[0]) if params.mask_branch else levels[0]
+    pyramid = Pyramid(backbone.channels, params.channels, first, levels[-1], params.attention)
+    head = (params.channels, params.head_channels, params.head_depth, anchors.per_cell)
+    classification = Head(*head, outputs_per_anchor=1, initial_bias=PRIOR_LOGIT)
+    regression = Head(*head, outputs_per_anchor=4)
+    network = MapNetwork(backbone, pyramid, classification, regression, segmentation, len(levels))
+    return RetinaNet(network, anchors, image_size)
