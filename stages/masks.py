@@ -11,7 +11,7 @@ from lesionpipe.core.errors import part_argument, run
 from lesionpipe.core.formats import write_csv
 from lesionpipe.core.parallel import parallel_map
 from lesionpipe.data.masks import write_masks
-from lesionpipe.data.schema import read_lesions
+from lesionpipe.data.schema import read_part_lesions
 from lesionpipe.data.slices import SliceStore
 from lesionpipe.masks.methods import MaskSettings
 from lesionpipe.masks.part import masks_of_slice, methods_table, slice_tasks, to_store
@@ -22,7 +22,7 @@ def main() -> None:
     params = load_params()
     part = part_argument(params.dataset.parts)
     array, index = f"data/slices/{part}.npy", SliceStore.open(parts=[part]).index
-    tasks = slice_tasks(array, index, read_lesions(f"data/lesions_by_part/{part}.csv"))
+    tasks = slice_tasks(array, index, read_part_lesions(part))
     work = functools.partial(masks_of_slice, settings=MaskSettings(**params.masks.model_dump()))
     runtime = params.runtime
     made = list(parallel_map(work, tasks, f"masks {part}", runtime.workers, "slice", runtime.cluster))

@@ -1,5 +1,7 @@
 """GrabCut and its guards: a disc that must be found, and inputs that make others crash."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -9,24 +11,16 @@ from hypothesis import strategies as st
 from lesionpipe.masks import grabcut
 from lesionpipe.masks.agreement import dice
 from lesionpipe.masks.grabcut import Failure
-from lesionpipe.masks.methods import LesionMask, WeakLabel, dilation, make_mask
-from lesionpipe.params import Masks
+from lesionpipe.masks.methods import LesionMask, MaskSettings, WeakLabel, dilation_radius, make_mask
 
 SIDE = 96
 MARGIN = (5.0, 5.0)
 WINDOW = (-175.0, 275.0)
-STAND_INS = {"ellipse", "quadrilateral", "box-ellipse"}
+FALLBACKS = {"ellipse", "quadrilateral", "box-ellipse"}
 
 
-def masks(method: str = "grabcut", **changes) -> Masks:
-    values = {
-        "method": method,
-        "crop_margin": 1.0,
-        "background_ellipse_factor": 1.3,
-        "full_slice": False,
-        "iterations": 3,
-    }
-    return Masks(**{**values, **changes})
+def masks(method: str = "grabcut", **changes) -> MaskSettings:
+    return dataclasses.replace(MaskSettings(method, 1.0, 1.3, False, 3), **changes)
 
 
 def superellipse(centre: tuple[float, float], half: tuple[float, float], power: float = 4) -> np.ndarray:
@@ -105,7 +99,7 @@ def test_the_part_with_the_seeds_is_kept_and_its_holes_are_filled() -> None:
     mask[1:9, 8:12] = True  # larger, but without seeds
     seeds = np.zeros_like(mask)
     seeds[4, 2:5] = True
-    found = grabcut.connected(mask, seeds)
+    found = grabcut.seeded_component(mask, seeds)
     assert np.argwhere(found).min(axis=0).tolist() == [1, 1]
     assert found.sum() == 25
 
@@ -124,7 +118,7 @@ def test_smoothing_cuts_spurs_and_fills_notches_narrower_than_the_disc() -> None
 
 @pytest.mark.parametrize(("side", "factor"), [(1, 8), (12, 4), (13, 4), (47, 2), (48, 1), (300, 1)])
 def test_pixels_are_divided_until_the_box_is_48_wide(side: float, factor: int) -> None:
-    assert grabcut.fineness(np.array([10, 10, 10 + side, 400.0])) == factor
+    assert grabcut.refinement(np.array([10, 10, 10 + side, 400.0])) == factor
 
 
 @pytest.mark.parametrize(
@@ -138,7 +132,7 @@ def test_pixels_are_divided_until_the_box_is_48_wide(side: float, factor: int) -
     ],
     ids=["none", "nan", "outside", "coincident", "collinear"],
 )
-def test_points_that_are_no_cross_have_a_stand_in(change: dict, method: str, reason: str) -> None:
+def test_points_that_are_no_cross_have_a_fallback(change: dict, method: str, reason: str) -> None:
     true = superellipse((48, 40), (16, 11))
     found = make_mask(picture(true), label(32, 29, 64, 51)._replace(**change), masks())
     assert (found.method, found.reason) == (method, reason)
@@ -164,10 +158,10 @@ def test_an_unusable_window_is_replaced(window: tuple[float, float]) -> None:
     assert np.array_equal(full(make_mask(hu, label(*box, window=window), masks())), full(usual))
 
 
-def test_a_window_that_clips_what_is_to_be_decided_is_opened() -> None:
-    assert grabcut.opened(WINDOW, np.array([-900, -850, -800, 40])) == (pytest.approx(-897), 275)
-    assert grabcut.opened(WINDOW, np.array([-900, 30, 35, 40])) == WINDOW
-    assert grabcut.opened(WINDOW, np.array([])) == WINDOW
+def test_a_window_that_clips_what_is_to_be_decided_is_widened() -> None:
+    assert grabcut.widened_window(WINDOW, np.array([-900, -850, -800, 40])) == (pytest.approx(-897), 275)
+    assert grabcut.widened_window(WINDOW, np.array([-900, 30, 35, 40])) == WINDOW
+    assert grabcut.widened_window(WINDOW, np.array([])) == WINDOW
 
 
 def test_seeds_of_one_kind_only_are_refused_before_opencv() -> None:
@@ -196,7 +190,7 @@ def test_a_coarse_pixel_is_kept_from_half_cover_on_and_the_last_one_never_lost()
 
 
 def test_the_dilation_of_a_round_lesion_is_a_tenth_of_its_diameter() -> None:
-    assert dilation(label(30, 30, 50, 50).points) == pytest.approx(2.0)
+    assert dilation_radius(label(30, 30, 50, 50).points) == pytest.approx(2.0)
 
 
 coordinate = st.floats(-30, SIDE + 30)
@@ -209,11 +203,11 @@ points = st.none() | st.lists(st.tuples(coordinate, coordinate), min_size=4, max
     points=points,
     window=st.tuples(st.floats(-2000, 2000) | st.just(np.nan), st.floats(-2000, 2000)),
     method=st.sampled_from(["grabcut", "ellipse", "box-dilation"]),
-    reach=st.sampled_from([None, 1.0, 1.3]),
+    factor=st.sampled_from([None, 1.0, 1.3]),
     kind=st.sampled_from(["noise", "constant", "two values"]),
     inside=st.booleans(),
 )
-def test_any_label_gives_a_mask_within_the_slice(box, points, window, method, reach, kind, inside) -> None:
+def test_any_label_gives_a_mask_within_the_slice(box, points, window, method, factor, kind, inside) -> None:
     box = np.array(box)
     found_points = None if points is None else np.array(points)
     if inside and points is not None:  # most random points lie outside their box: bring them in
@@ -223,12 +217,12 @@ def test_any_label_gives_a_mask_within_the_slice(box, points, window, method, re
     hu = {"noise": rng.normal(0, 200, (SIDE, SIDE)), "constant": np.zeros((SIDE, SIDE))}.get(kind)
     hu = rng.integers(0, 2, (SIDE, SIDE)) * 300 if hu is None else hu
     weak = WeakLabel(box, found_points, window, MARGIN)
-    found = make_mask(hu.astype(np.int16), weak, masks(method, background_ellipse_factor=reach, crop_margin=0.5))
+    found = make_mask(hu.astype(np.int16), weak, masks(method, background_ellipse_factor=factor, crop_margin=0.5))
     height, width = found.mask.shape
     assert found.mask.any()
     assert found.x0 >= 0 <= found.y0
     assert found.x0 + width <= SIDE >= found.y0 + height
     assert found.mask.any(axis=0)[[0, -1]].all()  # cut to its extent
     assert found.mask.any(axis=1)[[0, -1]].all()
-    assert found.method == method or found.method in STAND_INS
+    assert found.method == method or found.method in FALLBACKS
     assert (found.method == method) == (found.reason == "")

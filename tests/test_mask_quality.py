@@ -1,4 +1,4 @@
-"""The stage `mask_sheet`: masks are compared with the true ones where there are any."""
+"""The stage `mask_quality`: masks are compared with the true ones where there are any."""
 
 import json
 import runpy
@@ -9,9 +9,18 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from small_set import LESIONS, NAMES, SIZE, write_small_set
+from small_set import HIT, LESIONS, NAMES, NEAR, SIZE, write_small_set
 
+from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
+from lesionpipe.data.schema import read_lesions
+from lesionpipe.masks.quality import drawn_lesions
+
+HEADER = (
+    "File_name,Patient_index,Study_index,Series_ID,Key_slice_index,Measurement_coordinates,Bounding_boxes,"
+    "Lesion_diameters_Pixel_,Normalized_lesion_location,Coarse_lesion_type,Possibly_noisy,Slice_range,Spacing_mm_px_,"
+    "Image_size,DICOM_windows,Patient_gender,Patient_age,Train_Val_Test"
+)
 
 
 @pytest.fixture
@@ -20,41 +29,82 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = pd.DataFrame({"lesion": [n for n, *_ in LESIONS], "method": "grabcut", "reason": "", "area_px": 100})
     write_csv("data/masks/01.csv", table)
-    write_csv("data/raw/DL_info.csv", pd.DataFrame({"File_name": [NAMES[row] for _, row, *_ in LESIONS]}))
+    Path("data/phantom/01").mkdir(parents=True)
     return tmp_path
 
 
-def write_true_masks(members: list[str]) -> None:
-    """The same square for each, which the small set's masks meet (all but lesion 6's)."""
+def info_row(name: str, box: tuple[int, ...]) -> str:
+    """A line of DL_info.csv, whose boxes count from 1."""
+    corners = ", ".join(str(value + 1) for value in box)
+    return f'{name},{int(name[:6])},1,1,10,,"{corners}",,,-1,0,,,"{SIZE}, {SIZE}",,F,62,2'
+
+
+def draw(*lesions: tuple[str, tuple[int, ...]]) -> None:
+    """A phantom of these lesions: file name and box. All true masks are the same square, the stored one's but 6's."""
+    rows = [info_row(name, box) for name, box in lesions]
+    Path("data/phantom/01/DL_info.csv").write_text("\n".join([HEADER, *rows]) + "\n")
     picture = np.zeros((SIZE, SIZE), np.uint8)
     picture[10:30, 10:30] = 255
-    Path("data/true_masks").mkdir()
-    with zipfile.ZipFile("data/true_masks/01.zip", "w") as archive:
-        for member in members:
-            archive.writestr(f"true_masks/{member}.png", cv2.imencode(".png", picture)[1].tobytes())
+    counts: dict[str, int] = {}
+    with zipfile.ZipFile("data/phantom/01/true_masks_01.zip", "w") as archive:
+        for name, _ in lesions:
+            counts[name] = counts.get(name, 0) + 1
+            member = f"true_masks/{Path(name).stem}_lesion{counts[name]}.png"
+            archive.writestr(member, cv2.imencode(".png", picture)[1].tobytes())
 
 
-def sheet(root: Path) -> dict:
-    runpy.run_path(str(root / "stages" / "mask_sheet.py"))["main"]()
+def run_stage(root: Path) -> dict:
+    runpy.run_path(str(root / "stages" / "mask_quality.py"))["main"]()
     assert Path("metrics/masks.png").stat().st_size > 1000
     return json.loads(Path("metrics/masks.json").read_text())
 
 
 def test_a_lesion_without_a_true_mask_is_left_out_and_counted(root, folder):
     """As with annotations of one's own for the phantom: the second lesion of the last slice was never drawn."""
-    write_true_masks([f"{Path(NAMES[row]).stem}_lesion1" for _, row, *_ in LESIONS[:5]])
-    found = sheet(root)
+    draw(*[(NAMES[row], HIT) for _, row, *_ in LESIONS[:5]])
+    found = run_stage(root)
     assert found["lesions"] == 6
     assert found["true_masks"]["all"]["lesions"] == 5 and found["true_masks"]["all"]["dice"] == 1
     assert found["true_masks"]["without_true_mask"] == 1
 
 
 def test_where_every_lesion_has_one_nothing_is_said_of_it(root, folder):
-    write_true_masks([f"{Path(NAMES[row]).stem}_lesion{1 + (n == 6)}" for n, row, *_ in LESIONS])
-    found = sheet(root)["true_masks"]
+    draw(*[(NAMES[row], NEAR if n == 6 else HIT) for n, row, *_ in LESIONS])
+    found = run_stage(root)["true_masks"]
     assert found["all"]["lesions"] == 6 and "without_true_mask" not in found
 
 
-def test_without_any_true_mask_there_is_no_comparison(root, folder):
-    write_true_masks([])
-    assert "true_masks" not in sheet(root)
+def test_real_data_have_no_true_masks(root, folder):
+    assert "true_masks" not in run_stage(root)
+
+
+def test_size_groups_have_the_edges_of_the_parameters(root, folder):
+    draw(*[(NAMES[row], HIT) for _, row, *_ in LESIONS[:5]])
+    params = Path("params.yaml")
+    text = params.read_text(encoding="utf-8")
+    assert "size_edges_mm: [10, 30]" in text
+    assert list(run_stage(root)["true_masks"]["by_size"]) == ["< 10 mm", "10-30 mm", "> 30 mm"]
+    params.write_text(text.replace("size_edges_mm: [10, 30]", "size_edges_mm: [15]"), encoding="utf-8")
+    assert list(run_stage(root)["true_masks"]["by_size"]) == ["< 15 mm", ">= 15 mm"]
+
+
+def test_a_lesion_finds_its_true_mask_by_its_box(folder):
+    """Whatever the order of the rows in annotations of one's own, and though a box was cut or corrected."""
+    (x1, y1, x2, y2), name = NEAR, NAMES[5]
+    drawn = pd.DataFrame({"file_name": [name, name, NAMES[0]], "x1": [x1 + 2, 11, 11], "y1": [y1 + 1, 11, 11]})
+    drawn = drawn.assign(x2=[x2 + 1, 30, 30], y2=[y2 + 1, 30, 30])  # from 1: NEAR, a px narrower, and HIT twice
+    lesions = read_lesions()
+    assert drawn_lesions(lesions, drawn) == {1: (NAMES[0], 1), 5: (name, 2), 6: (name, 1)}
+    lesions.loc[lesions["lesion"] == 6, "x1_original_px"] -= 30
+    assert 6 not in drawn_lesions(lesions, drawn)
+
+
+def test_a_mask_of_an_unknown_lesion_is_refused_in_one_line(root, folder):
+    """It was a KeyError where lesions.csv had lost its rows."""
+    lesions = read_lesions()
+    write_csv("data/lesions.csv", lesions[lesions["lesion"] != 4])
+    with pytest.raises(UserError, match=r"data/masks/01\.csv: lesion 4 is not in data/lesions\.csv; run `dvc repro"):
+        run_stage(root)
+    write_csv("data/lesions.csv", lesions[:0])
+    with pytest.raises(UserError, match=r"data/lesions\.csv: has a header and no lesion; run `dvc repro -f lesions`"):
+        run_stage(root)

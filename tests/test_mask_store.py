@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.masks import MaskStore, StoredMask, write_masks
-from lesionpipe.masks import agreement as quality
-from lesionpipe.masks import summary
+from lesionpipe.masks import agreement
+from lesionpipe.masks.summary import agreement_by_group, method_counts
 
 DISC = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
 
@@ -40,7 +40,7 @@ def test_slices_without_lesions_have_no_masks(tmp_path: Path) -> None:
     store = MaskStore.open(tmp_path, ["01", "02"])
     assert [len(store.of_slice("01", row)[0]) for row in (0, 1, 2, 3, 4, 99)] == [0, 1, 0, 1, 0, 0]
     assert store.of_slice("02", 0)[1].shape == (0, 4, 4)
-    assert (store.rows("01"), store.rows("02")) == (4, 0)
+    assert (store.rows("01"), store.rows("02")) == ([1, 3], [])
 
 
 def test_equal_masks_give_equal_bytes_whatever_the_order_and_time(tmp_path: Path) -> None:
@@ -85,31 +85,70 @@ def test_a_missing_or_cut_store_is_named(tmp_path: Path) -> None:
         MaskStore.open(tmp_path, ["01"])
 
 
+SOUND = {
+    "lesion": np.array([3, 5], np.int32),
+    "row": np.array([0, 2], np.int32),
+    "box": np.array([[0, 0, 3, 3], [1, 4, 3, 3]], np.int16),
+    "start": np.array([0, 2, 4], np.int64),
+    "bits": np.full(4, 255, np.uint8),
+    "side": np.array(8, np.int32),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("side", np.array(10**6, np.int32), "side = 1000000: must be 1 to 16384 px"),
+        ("side", np.array([8], np.int32), r"side is int32 \(1,\), expected int32 \(\)"),
+        ("row", np.array([0, 2**31 - 1], np.int32), "row = 2147483647: must be 0 to"),
+        ("row", np.array([-1, 2], np.int32), "row = -1"),
+        ("row", np.array([2, 0], np.int32), "sorted by row and lesion"),
+        ("row", np.array([0.0, 2.0]), "row is float64"),
+        ("lesion", np.array([3, 3], np.int32), "a lesion has two"),
+        ("box", np.array([[0, 0, 3, 3], [1, 6, 3, 3]], np.int16), r"lesion 5: box = \[1, 6, 3, 3\] isn't within 8 px"),
+        ("box", np.array([[-1, 0, 3, 3], [1, 4, 3, 3]], np.int16), "lesion 3: box"),
+        ("box", np.array([[0, 0, 3, 0], [1, 4, 3, 3]], np.int16), "lesion 3: box"),
+        ("start", np.array([-2, 2, 4], np.int64), "start and bits don't fit the boxes"),
+        ("start", np.array([0, 2], np.int64), r"start is int64 \(2,\)"),
+        ("bits", np.full(3, 255, np.uint8), "start and bits"),
+    ],
+)
+def test_arrays_that_cannot_be_a_store_are_refused_in_one_line(
+    tmp_path: Path, name: str, value: np.ndarray, message: str
+) -> None:
+    np.savez(tmp_path / "01.npz", **SOUND)
+    assert MaskStore.open(tmp_path, ["01"]).of_slice("01", 2)[1].sum() == 9
+    np.savez(tmp_path / "01.npz", **SOUND | {name: value})
+    with pytest.raises(UserError, match=rf"01\.npz: .*{message}.*; run `dvc repro -f masks@01`") as caught:
+        MaskStore.open(tmp_path, ["01"])
+    assert "\n" not in str(caught.value)
+
+
 def test_dice_and_boundary_distance_of_shifted_squares() -> None:
     a, b = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
     a[2:4, 2:4] = True
     b[2:4, 3:5] = True
-    assert quality.dice(a, b) == pytest.approx(0.5)
+    assert agreement.dice(a, b) == pytest.approx(0.5)
     # all 4 px of each are boundary; half of them lie on the other mask, half one column (0.8 mm) beside it
-    assert quality.boundary_distance(a, b, (0.5, 0.8)) == pytest.approx(0.4)
-    assert quality.boundary_distance(a, a) == 0
-    assert quality.dice(np.zeros_like(a), np.zeros_like(a)) == 1
+    assert agreement.boundary_distance(a, b, (0.5, 0.8)) == pytest.approx(0.4)
+    assert agreement.boundary_distance(a, a) == 0
+    assert agreement.dice(np.zeros_like(a), np.zeros_like(a)) == 1
 
 
 def test_the_boundary_leaves_out_the_inside() -> None:
     mask = np.zeros((7, 7), bool)
     mask[1:6, 1:6] = True
-    assert quality.boundary(mask).sum() == 16
-    assert not quality.boundary(mask)[3, 3]
+    assert agreement.boundary(mask).sum() == 16
+    assert not agreement.boundary(mask)[3, 3]
 
 
 def test_a_true_mask_on_the_stored_grid_keeps_half_covered_pixels_and_never_vanishes() -> None:
     mask = np.zeros((8, 8), bool)
     mask[0:2, 0:3] = True
-    assert np.argwhere(quality.stored_mask(mask, 4)).tolist() == [[0, 0], [0, 1]]
+    assert np.argwhere(agreement.on_stored_grid(mask, 4)).tolist() == [[0, 0], [0, 1]]
     dot = np.zeros((8, 8), bool)
     dot[5, 5] = True
-    assert np.argwhere(quality.stored_mask(dot, 2)).tolist() == [[1, 1]]
+    assert np.argwhere(agreement.on_stored_grid(dot, 2)).tolist() == [[1, 1]]
 
 
 def test_a_measure_has_the_spacing_of_the_stored_slice() -> None:
@@ -117,18 +156,19 @@ def test_a_measure_has_the_spacing_of_the_stored_slice() -> None:
     true[2:6, 2:6] = True  # on the stored grid of 4 px: px 1 and 2 both ways
     mask = np.zeros((4, 4), bool)
     mask[1:3, 2:4] = True  # one stored px, that is 2 · 0.5 mm, to the right
-    assert summary.measure(mask, true, 0.5) == (pytest.approx(0.5), pytest.approx(0.5))
-    assert np.isnan(summary.measure(mask, true, float("nan"))[1])
+    assert agreement.measured_agreement(mask, true, 0.5) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert np.isnan(agreement.measured_agreement(mask, true, float("nan"))[1])
+    assert np.isnan(agreement.measured_agreement(mask, true, 1e300)[1])  # it was infinite, which JSON can't hold
 
 
-def test_the_summary_tells_means_of_each_group_that_has_lesions() -> None:
+def test_the_summary_has_means_of_each_group_that_has_lesions() -> None:
     table = pd.DataFrame({"method": ["grabcut", "ellipse"], "type": "liver", "long_diameter_mm": [5.0, 12.0]})
     table = table.assign(dice=[0.9, 0.7], boundary_mm=[0.5, np.nan], reason=["", "constant image"])
-    found = summary.agreement(table)
+    found = agreement_by_group(table, (10, 30))
     assert found["all"] == {"lesions": 2, "dice": 0.8, "boundary_mm": 0.5, "dice_p10": 0.72}
     assert list(found["by_size"]) == ["< 10 mm", "10-30 mm"]
     assert found["by_method"]["ellipse"]["boundary_mm"] is None
-    assert summary.counts(table) == {
+    assert method_counts(table) == {
         "lesions": 2,
         "by_method": {"grabcut": 1, "ellipse": 1},
         "by_reason": {"constant image": 1},

@@ -1,5 +1,6 @@
 """The stage `masks` on a part of three slices: every lesion gets a mask, and a killed run does no harm."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,16 +10,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from killing import KILL_AT_MOVE
-from lesionpipe.masks.batch import read_table, slice_tasks
 from ruamel.yaml import YAML
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.data.geometry import to_stored
 from lesionpipe.data.masks import MaskStore
 from lesionpipe.data.schema import COLUMNS
 from lesionpipe.data.slice_writer import write_slices
+from lesionpipe.masks.part import read_methods_table, slice_tasks
 
 SIDE = 64
+STAGE = [sys.executable, "-m", "stages.masks", "01"]
+
+
+def env(root: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(root)}
 
 
 def lesion(number: int, file_name: str, centre: tuple[float, float], points: bool = True) -> dict:
@@ -54,7 +59,8 @@ def work(tmp_path: Path, root: Path) -> Path:
     hu[:, 1] += 80 * (((x - 29.75) / 6) ** 2 + ((y - 29.75) / 4) ** 2 <= 1)
     write_slices(tmp_path / "data/slices", "01", index, hu.astype(np.int16), (3, SIDE, SIDE))
     rows = [lesion(5, names[2], (60, 60), points=False), lesion(2, names[0], (60, 60)), lesion(4, names[0], (66, 60))]
-    pd.DataFrame(rows)[list(COLUMNS)].to_csv(tmp_path / "data/lesions.csv", index=False)
+    (tmp_path / "data/lesions_by_part").mkdir()
+    pd.DataFrame(rows)[list(COLUMNS)].to_csv(tmp_path / "data/lesions_by_part/01.csv", index=False)
     yaml = YAML(typ="safe", pure=True)
     params = yaml.load((root / "presets/phantom.yaml").read_text(encoding="utf-8"))
     params["dataset"]["parts"] = ["01"]
@@ -68,13 +74,13 @@ def run_stage(work: Path, root: Path, workers: int = 1) -> dict[str, bytes]:
     """Run the stage; its outputs by name."""
     path = work / "params.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("workers: 1", f"workers: {workers}"), encoding="utf-8")
-    subprocess.run([sys.executable, root / "stages/masks.py", "01"], cwd=work, check=True, capture_output=True)
+    subprocess.run(STAGE, cwd=work, check=True, capture_output=True, env=env(root))
     return {name: (work / "data/masks" / name).read_bytes() for name in ("01.npz", "01.csv")}
 
 
 def test_every_lesion_has_a_mask_and_the_bytes_do_not_depend_on_workers(work: Path, root: Path) -> None:
     first = run_stage(work, root)
-    table = read_table(work / "data/masks/01.csv")
+    table = read_methods_table(work / "data/masks/01.csv")
     assert table[["lesion", "method", "reason"]].values.tolist() == [
         [2, "grabcut", ""],
         [4, table["method"][1], table["reason"][1]],
@@ -103,18 +109,18 @@ def test_a_killed_run_leaves_nothing_half_and_the_next_one_gives_the_same_bytes(
         assert run_stage(work, root)["01.npz"] == whole
     else:
         run_stage(work, root)
-    assert len(read_table(work / "data/masks/01.csv")) == 3
+    assert len(read_methods_table(work / "data/masks/01.csv")) == 3
 
 
 def test_labels_are_brought_to_the_stored_grid(work: Path) -> None:
     index = pd.read_csv(work / "data/slices/01.csv")
-    tasks = slice_tasks("01.npy", index, pd.read_csv(work / "data/lesions.csv"), to_stored)
+    tasks = slice_tasks("01.npy", index, pd.read_csv(work / "data/lesions_by_part/01.csv"))
     assert [task.row for task in tasks] == [0, 2]
     (number, label), _ = tasks[0].lesions
     assert number == 2
     assert label.box.tolist() == [21.25, 23.25, 38.25, 36.25]  # (43 + 0.5) / 2 - 0.5, …
     assert label.points[0].tolist() == [23.75, 29.75]
-    assert label.margin == (2.5, 2.5)
+    assert label.recist_margin == (2.5, 2.5)
     assert tasks[1].lesions[0][1].points is None
 
 
@@ -123,14 +129,31 @@ def test_another_table_is_refused_in_one_line(tmp_path: Path, content: bytes) ->
     path = tmp_path / "01.csv"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"01\.csv: .*; run `dvc repro -f masks@01`") as caught:
-        read_table(path)
+        read_methods_table(path)
     assert "\n" not in str(caught.value)
 
 
-def test_missing_inputs_are_told_in_one_line(work: Path, root: Path) -> None:
+def test_missing_inputs_are_reported_in_one_line(work: Path, root: Path) -> None:
     (work / "data/slices/01.npy").unlink()
-    program = [sys.executable, root / "stages/masks.py", "01"]
-    failed = subprocess.run(program, cwd=work, check=False, capture_output=True, text=True)
+    failed = subprocess.run(STAGE, cwd=work, check=False, capture_output=True, text=True, env=env(root))
     assert failed.returncode == 1
     assert "data/slices/01.npy: no such file; run `dvc repro preprocess@01`" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_a_part_needs_its_own_lesions_alone(work: Path, root: Path) -> None:
+    """`data/lesions.csv`, which changes with every part that is added, isn't even there."""
+    assert not (work / "data/lesions.csv").exists()
+    text = (root / "dvc.yaml").read_text(encoding="utf-8")
+    stage = YAML(typ="safe", pure=True).load(text)["stages"]["masks"]
+    assert "data/lesions_by_part/${item.part}.csv" in stage["deps"]
+    assert not {"data/lesions.csv", "data/slices"} & set(stage["deps"])
+    assert not any(name.startswith("dataset") for name in stage["params"])
+
+
+def test_a_part_without_lesions_has_an_empty_store(work: Path, root: Path) -> None:
+    path = work / "data/lesions_by_part/01.csv"
+    path.write_text(path.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
+    run_stage(work, root)
+    assert len(read_methods_table(work / "data/masks/01.csv")) == 0
+    assert MaskStore.open(work / "data/masks", ["01"]).rows("01") == []

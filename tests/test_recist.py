@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from lesionpipe.masks import recist
-from lesionpipe.masks.recist import BACKGROUND, FOREGROUND, UNKNOWN, Grid
+from lesionpipe.masks.recist import BACKGROUND, FOREGROUND, UNKNOWN, PixelGrid
 
 CROSS = np.array([[0.0, 4.0], [8.0, 4.0], [4.0, 2.0], [4.0, 6.0]])  # long diameter 8 along x, short 4, centre (4, 4)
 
 
 def test_a_divided_pixel_has_its_centres_inside_the_pixel() -> None:
-    grid = Grid.over(3, 0, 1, 1, factor=2)
+    grid = PixelGrid.over(3, 0, 1, 1, factor=2)
     assert grid.x.tolist() == [2.75, 3.25]  # pixel 3 reaches from 2.5 to 3.5
     assert grid.shape == (2, 2)
 
@@ -20,7 +20,7 @@ def test_the_quadrilateral_connects_the_end_points_in_turn() -> None:
     assert sorted(corners) == sorted(map(tuple, CROSS))
     position = {tuple(p): i for i, p in enumerate(corners)}
     assert abs(position[0, 4] - position[8, 4]) == 2  # the ends of the long diameter face each other
-    drawn = recist.draw_quadrilateral(CROSS, Grid.over(0, 0, 9, 9))
+    drawn = recist.draw_quadrilateral(CROSS, PixelGrid.over(0, 0, 9, 9))
     assert drawn.sum(axis=1).tolist() == [0, 0, 1, 5, 9, 5, 1, 0, 0]  # a rhombus
 
 
@@ -31,29 +31,29 @@ def test_diameters_that_do_not_cross_give_the_convex_outline() -> None:
 
 @pytest.mark.parametrize("points", [[[2, 2]] * 4, [[0, 0], [4, 4], [1, 1], [3, 3]]], ids=["coincident", "collinear"])
 def test_points_without_area_draw_no_quadrilateral(points: list) -> None:
-    assert not recist.draw_quadrilateral(np.array(points, float), Grid.over(0, 0, 6, 6)).any()
+    assert not recist.draw_quadrilateral(np.array(points, float), PixelGrid.over(0, 0, 6, 6)).any()
 
 
 def test_the_ellipse_has_the_diameters_as_axes() -> None:
     found = recist.ellipse(CROSS)
     assert found.centre.tolist() == [4, 4]
     assert found.half_axes == (4, 2)
-    fine = found.draw(Grid.over(0, 0, 9, 9, factor=16))
+    fine = found.draw(PixelGrid.over(0, 0, 9, 9, factor=16))
     assert fine.sum() / 256 == pytest.approx(np.pi * 4 * 2, rel=0.01)
-    assert found.stretched(2).draw(Grid.over(-8, -8, 25, 25, factor=8)).sum() / 64 == pytest.approx(
+    assert found.stretched(2).draw(PixelGrid.over(-8, -8, 25, 25, factor=8)).sum() / 64 == pytest.approx(
         4 * np.pi * 8, rel=0.01
     )
 
 
 def test_the_ellipse_turns_with_the_long_diameter() -> None:
     along_y = recist.ellipse(CROSS[:, ::-1])
-    assert along_y.draw(Grid.over(4, 0, 1, 9))[:, 0].sum() == 9  # all of column 4, from 0 to 8
-    assert along_y.draw(Grid.over(0, 4, 9, 1))[0].sum() == 5  # of row 4 only 2 to 6
+    assert along_y.draw(PixelGrid.over(4, 0, 1, 9))[:, 0].sum() == 9  # all of column 4, from 0 to 8
+    assert along_y.draw(PixelGrid.over(0, 4, 9, 1))[0].sum() == 5  # of row 4 only 2 to 6
 
 
 def test_an_ellipse_without_width_is_empty() -> None:
     flat = np.array([[0.0, 4.0], [8.0, 4.0], [4.0, 4.0], [4.0, 4.0]])
-    assert not recist.ellipse(flat).draw(Grid.over(0, 0, 9, 9)).any()
+    assert not recist.ellipse(flat).draw(PixelGrid.over(0, 0, 9, 9)).any()
 
 
 def test_the_ellipse_in_a_box_leaves_the_margin() -> None:
@@ -64,7 +64,7 @@ def test_the_ellipse_in_a_box_leaves_the_margin() -> None:
 
 
 def test_the_trimap_is_foreground_inside_background_outside_the_box_and_unknown_between() -> None:
-    grid = Grid.over(0, 0, 9, 9)
+    grid = PixelGrid.over(0, 0, 9, 9)
     trimap = recist.trimap(recist.draw_quadrilateral(CROSS, grid), np.array([0.0, 2.0, 8.0, 6.0]), grid)
     assert trimap[4].tolist() == [FOREGROUND] * 9
     assert trimap[2].tolist() == [UNKNOWN] * 4 + [FOREGROUND] + [UNKNOWN] * 4
@@ -72,7 +72,7 @@ def test_the_trimap_is_foreground_inside_background_outside_the_box_and_unknown_
 
 
 def test_a_dilated_diameter_reaches_its_radius() -> None:
-    drawn = recist.draw_diameters(CROSS, Grid.over(0, 0, 9, 9), 1.0)
+    drawn = recist.draw_diameters(CROSS, PixelGrid.over(0, 0, 9, 9), 1.0)
     assert drawn[:, 0].tolist() == [False] * 3 + [True] * 3 + [False] * 3  # a px on either side of the end
     assert drawn[:, 2].sum() == 3
     assert drawn[1, 4]  # a px above the end of the short one
