@@ -1,23 +1,43 @@
 """Run the detector over the splits of `detect.splits`: data/detections.csv, data/heatmaps.npz, metrics/detect.json."""
 
 from lesionpipe.core.devices import choose_hardware
-from lesionpipe.core.errors import run
+from lesionpipe.core.errors import UserError, run
 from lesionpipe.core.formats import write_csv, write_json
+from lesionpipe.data.detections import DETECTIONS, HEATMAPS
 from lesionpipe.data.slices import SliceStore
-from lesionpipe.detect.detect import detect, write_heatmaps
-from lesionpipe.detectors.checkpoint import load_model
-from lesionpipe.params import load_params
+from lesionpipe.detect.stored_slices import DetectionSettings, detect_slices, write_heatmaps
+from lesionpipe.detectors.checkpoint import MODEL, load_model
+from lesionpipe.detectors.interface import DecodingSettings
+from lesionpipe.params import Detect, load_params
 
 
 def main() -> None:
     params = load_params()
     runtime = params.runtime
     hardware = choose_hardware(runtime.device, runtime.devices, runtime.nodes, runtime.workers)
-    shards = SliceStore.open(parts=params.dataset.parts).select(params.detect.splits)
-    found = detect(load_model("data/model.pt", hardware.device), shards, params.detect, hardware)
-    write_csv("data/detections.csv", found.detections)
-    write_heatmaps("data/heatmaps.npz", found)
-    write_json("metrics/detect.json", found.summary())
+    store = SliceStore.open(parts=params.dataset.parts).select(params.detect.splits)
+    if len(store) == 0:
+        splits, parts = ", ".join(params.detect.splits), ", ".join(params.dataset.parts)
+        raise UserError(f"params.yaml: detect.splits: no slice of {splits} in the parts {parts} (dataset.parts)")
+    found = detect_slices(load_model(MODEL, hardware.device), store, settings_of(params.detect), hardware)
+    write_csv(DETECTIONS, found.table)
+    write_heatmaps(HEATMAPS, found)
+    write_json("metrics/detect.json", found.counts())
+    # not tracked: two runs with the same inputs leave the same outputs, but never the same times
+    write_json("data/times/detect.json", {"device": hardware.device, "ms_per_image": round(found.ms_per_image, 3)})
+
+
+def settings_of(detect: Detect) -> DetectionSettings:
+    """The section's values as `detect_slices` takes them."""
+    decoding = DecodingSettings(
+        score_threshold=detect.score_threshold,
+        topk_candidates=detect.topk_candidates,
+        nms_iou=detect.nms_iou,
+        detections_per_image=detect.detections_per_image,
+        calibrate=detect.calibrate,
+        mask_threshold=detect.mask_threshold,
+    )
+    return DetectionSettings(decoding, detect.recist_margin_px, detect.batch_size, detect.precision, detect.compile)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,152 @@
+"""The stage `detect`: a trained detector over stored slices, boxes and heatmaps out (paper, sec. 2.2 and 3.2)."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lesionpipe.core.devices import Hardware, tune_for
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.files import atomic_path
+from lesionpipe.core.progress import progress
+from lesionpipe.data.detections import DETECTION_COLUMNS
+from lesionpipe.data.geometry import to_original
+from lesionpipe.data.samples import Sample, loader
+from lesionpipe.data.slices import SliceStore
+from lesionpipe.detect.inference import SliceDetector
+from lesionpipe.detectors.checkpoint import Model
+from lesionpipe.detectors.interface import DecodingSettings, Prediction
+
+REDUCTION = 4  # stored px per heatmap px
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """Values of the section `detect`."""
+
+    decoding: DecodingSettings
+    recist_margin_px: float  # original px
+    batch_size: int
+    precision: str  # bf16 or 32
+    compiled: bool
+
+
+class SliceDetections(NamedTuple):
+    """What a detector finds in n slices."""
+
+    table: pd.DataFrame  # DETECTION_COLUMNS, sorted by split, file name and descending score
+    heatmap_names: np.ndarray  # (n,) file names of the heatmaps
+    heatmaps: np.ndarray  # (n, S/4, S/4) uint8 lesion probability, 255 for 1; n = 0 where the family has no mask
+    images: int
+    ms_per_image: float  # network and decoding
+
+    def counts(self) -> dict[str, int]:
+        """metrics/detect.json."""
+        return {"images": self.images, "detections": len(self.table)}
+
+
+class SliceDataset(Dataset):
+    """The slices of a store, without lesions."""
+
+    def __init__(self, store: SliceStore):
+        self.store, self._keys = store, store.index["file_name"].tolist()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self._keys[index], self.store.slices(index), np.zeros((0, 4), np.float32), None)
+
+
+def detect_slices(model: Model, store: SliceStore, settings: DetectionSettings, hardware: Hardware) -> SliceDetections:
+    """Run a model over all slices of `store`.
+
+    Args:
+        model: loaded on the hardware's device.
+        store: of at least one slice.
+        settings: values of the section `detect`.
+        hardware: device and loader processes.
+
+    Raises:
+        UserError: slices that the model wasn't trained for, or torch can't compile here.
+    """
+    side = _checked_side(model, store)
+    tune_for(hardware.device)
+    detector = SliceDetector(
+        model.detector, model.preprocess.hu, settings.precision, hardware.device, settings.compiled
+    )
+    tables, heatmaps, spent = _run(detector, store, settings, hardware)
+    table = pd.concat(tables, ignore_index=True).sort_values(
+        ["split", "file_name", "score"], ascending=[True, True, False], kind="stable", ignore_index=True
+    )
+    small = side // REDUCTION
+    stacked = np.stack(heatmaps) if heatmaps else np.zeros((0, small, small), np.uint8)
+    names = store.index["file_name"].to_numpy(str)[: len(stacked)]
+    return SliceDetections(table, names, stacked, len(store), ms_per_image(spent))
+
+
+def _run(
+    detector: SliceDetector, store: SliceStore, settings: DetectionSettings, hardware: Hardware
+) -> tuple[list[pd.DataFrame], list[np.ndarray], list[tuple[int, float]]]:
+    """Table and heatmap of each slice, and images and seconds of each batch."""
+    margins = settings.recist_margin_px * torch.tensor(store.index[["scale_x", "scale_y"]].to_numpy(np.float32))
+    tables, heatmaps, spent, start = [], [], [], 0
+    batches = loader(SliceDataset(store), settings.batch_size, None, hardware)
+    for batch in progress(batches, "detect", unit="batch"):
+        began, end = time.perf_counter(), start + len(batch.keys)
+        predictions = detector(batch.hu, settings.decoding, margins[start:end])
+        found = [(prediction.boxes.cpu().numpy(), prediction.scores.cpu().numpy()) for prediction in predictions]
+        heatmaps += heatmaps_of(predictions)
+        spent.append((len(predictions), time.perf_counter() - began))
+        tables += [_table(store.index.iloc[start + i], *pair) for i, pair in enumerate(found)]
+        start = end
+    return tables, heatmaps, spent
+
+
+def heatmaps_of(predictions: list[Prediction]) -> list[np.ndarray]:
+    """The heatmap (S/4, S/4) of each prediction of a batch; none where the family has no mask."""
+    if any(prediction.mask is None for prediction in predictions):
+        return []
+    return list(heatmap(torch.stack([prediction.mask for prediction in predictions])).cpu().numpy())
+
+
+def heatmap(probability: Tensor) -> Tensor:
+    """Lesion probability (B, H, W) averaged over 4 x 4 px: uint8 (B, H/4, W/4), 255 for 1."""
+    return (F.avg_pool2d(probability[:, None], REDUCTION)[:, 0] * 255).round().to(torch.uint8)
+
+
+def ms_per_image(spent: list[tuple[int, float]]) -> float:
+    """Milliseconds per image from the images and seconds of each batch.
+
+    Only batches of the first one's size count, and not the first: each new size warms up, or is compiled, again.
+    """
+    counted = [batch for batch in spent[1:] if batch[0] == spent[0][0]] or spent
+    return 1000 * sum(seconds for _, seconds in counted) / sum(images for images, _ in counted)
+
+
+def write_heatmaps(path: str | Path, found: SliceDetections) -> None:
+    """Arrays file_name and heatmap, compressed; atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        np.savez_compressed(handle, file_name=found.heatmap_names, heatmap=found.heatmaps)
+
+
+def _table(slice_row: pd.Series, boxes: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
+    """The detections of one slice in original px."""
+    original = to_original(boxes, slice_row["scale_x"], slice_row["scale_y"])
+    names = [[slice_row["split"]] * len(boxes), [slice_row["file_name"]] * len(boxes)]
+    return pd.DataFrame(dict(zip(DETECTION_COLUMNS, [*names, *original.T, scores], strict=True)))
+
+
+def _checked_side(model: Model, store: SliceStore) -> int:
+    stored = store.slices(0).shape
+    wanted = (model.preprocess.slices, model.preprocess.image_size, model.preprocess.image_size)
+    if stored != wanted:
+        raise UserError(f"data/slices: slices of shape {stored}, the model was trained for {wanted}; run `dvc repro`")
+    return stored[-1]
