@@ -13,26 +13,26 @@ from pathlib import Path
 
 import numpy as np
 
-from lesionpipe.anchors.grid import SIZES, AnchorSet, anchors_for, centre_inside, paper_set
+from lesionpipe.anchors.grid import SIZES_PX, AnchorSet, anchors_for, centre_inside, paper_set
 from lesionpipe.anchors.overlap import BestOverlap
-from lesionpipe.anchors.search import Effort, Space, search
+from lesionpipe.anchors.search import SearchSettings, SearchSpace, search_anchors
 from lesionpipe.commands.box_file import read_boxes
 from lesionpipe.core.boxes import pairwise_iou
 from lesionpipe.core.errors import run
 
 REPEATS = 200
-PIECE = 20000  # anchors a time
-USUAL = 512  # px
+ANCHORS_AT_A_TIME = 20000
+USUAL_SIDE_PX = 512
 
 
 def plain(boxes: np.ndarray, anchor_set: AnchorSet) -> np.ndarray:
     """Best IoU (n,) by listing all anchors of a slice."""
-    anchors = anchors_for(anchor_set, USUAL, USUAL)
-    anchors = anchors[centre_inside(anchors, USUAL, USUAL)]
+    anchors = anchors_for(anchor_set, USUAL_SIDE_PX, USUAL_SIDE_PX)
+    anchors = anchors[centre_inside(anchors, USUAL_SIDE_PX, USUAL_SIDE_PX)]
     best = np.zeros(len(boxes), np.float32)
     for i in range(len(boxes)):
-        for start in range(0, len(anchors), PIECE):
-            best[i] = max(best[i], pairwise_iou(boxes[i : i + 1], anchors[start : start + PIECE]).max())
+        for start in range(0, len(anchors), ANCHORS_AT_A_TIME):
+            best[i] = max(best[i], pairwise_iou(boxes[i : i + 1], anchors[start : start + ANCHORS_AT_A_TIME]).max())
     return best
 
 
@@ -51,15 +51,17 @@ def main() -> None:
     levels = tuple(range(first, last + 1))
     anchor_set = paper_set(levels)
     boxes, images = read_boxes(asked.boxes, "val")
-    usual = (images == USUAL).all(axis=1)
+    usual = (images == USUAL_SIDE_PX).all(axis=1)
     overlap = BestOverlap(boxes, anchor_set.strides, images)
-    found = search(Space(SIZES, levels, ((0.4, 1.6),) * 3, ((1.0, 4.0),) * 2), overlap, "iou", Effort())
+    found = search_anchors(
+        SearchSpace(SIZES_PX, levels, ((0.4, 1.6),) * 3, ((1.0, 4.0),) * 2), overlap, "iou", SearchSettings()
+    )
     fast = min(seconds(lambda: overlap.of(anchor_set)) for _ in range(REPEATS))
     sample = boxes[usual][::9].astype(np.float32)
     start = time.perf_counter()
     listed = plain(sample, anchor_set)
     slow = (time.perf_counter() - start) * len(boxes) / len(sample)
-    exact = BestOverlap(sample, anchor_set.strides, (USUAL, USUAL)).of(anchor_set)
+    exact = BestOverlap(sample, anchor_set.strides, (USUAL_SIDE_PX, USUAL_SIDE_PX)).of(anchor_set)
     print(
         json.dumps(
             {

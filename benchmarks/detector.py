@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import RetinaNet
 from torchvision_retinanet import torchvision_network
 
-from lesionpipe.anchors.grid import SIZES, AnchorSet, anchors_for, level_numbers, paper_set, retinanet_set
+from lesionpipe.anchors.grid import SIZES_PX, AnchorSet, anchors_for, level_numbers, paper_set, retinanet_set
 from lesionpipe.core.devices import tune_for
 from lesionpipe.detectors.inference import for_inference
 from lesionpipe.detectors.retinanet.decode import decode
@@ -213,7 +213,7 @@ def rows(params: NetworkParams, setting: Setting, peak: float, training: bool) -
     for name, (levels, mask_branch, attention, anchors_of, _) in ROWS.items():
         changes = {"levels": levels, "mask_branch": mask_branch, "attention": attention}
         own = params.model_copy(update=changes)
-        anchors = anchors_of(level_numbers(own.levels), SIZES).scaled(setting.size / 512)
+        anchors = anchors_of(level_numbers(own.levels), SIZES_PX).scaled(setting.size / 512)
         network = our_network(own, anchors, setting)
         networks[name] = sum(p.numel() for p in network.parameters()) / 1e6
         counts[name] = flops(network, setting)

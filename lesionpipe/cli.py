@@ -1,8 +1,12 @@
 """The `lesionpipe` command: parts of the pipeline that are useful alone, one module of `commands/` each."""
 
+import os
+import sys
+from pathlib import Path
+
 import typer
 
-from lesionpipe.commands import ablation, anchors, compare, drop, export, fetch, froc
+from lesionpipe.commands import ablation, anchors, compare, export, fetch, froc, preset
 from lesionpipe.core import errors
 
 app = typer.Typer(
@@ -11,8 +15,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lesion detection in CT: tools beside the DVC pipeline.",
 )
+app.command("preset")(preset.preset)
 app.command("fetch")(fetch.fetch)
-app.command("drop")(drop.drop)
 app.command("anchors")(anchors.anchors)
 app.command("froc")(froc.froc)
 app.command("compare")(compare.compare)
@@ -22,6 +26,24 @@ exports.command("coco")(export.coco)
 app.add_typer(exports, name="export")
 
 
-def main() -> None:
-    """Entry point of the `lesionpipe` command."""
+@app.command("drop", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def former_drop() -> None:
+    """Say what replaced a former command."""
+    raise errors.UserError(
+        "drop is gone: archives are no output of DVC any more. Delete the file of a part that `dvc status preprocess` "
+        "calls up to date; `lesionpipe fetch NN` brings it back"
+    )
+
+
+def run_command() -> None:
+    """Entry point of `python -m lesionpipe`: the package of the working folder, where there is one."""
     errors.run(app)
+
+
+def main() -> None:
+    """Entry point of the `lesionpipe` command; within another checkout than the installed one it runs that one's code."""
+    here = Path("lesionpipe/cli.py")
+    if here.is_file() and Path("dvc.yaml").is_file() and not here.samefile(__file__):
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+        os.execve(sys.executable, [sys.executable, "-m", "lesionpipe", *sys.argv[1:]], environment)
+    run_command()

@@ -1,58 +1,72 @@
-"""The anchors in use, data/anchors.json, beside RetinaNet's and the paper's: how well they meet the lesions."""
+"""Stage `anchors`: scales and ratios by differential evolution (paper, sec. 2.1), beside RetinaNet's and the paper's.
+
+Writes data/anchors.json, the anchors in use, and how well all three sets cover the lesions: metrics/anchors*.
+"""
+
+from collections.abc import Sequence
 
 import pandas as pd
 
 from lesionpipe.anchors.grid import level_numbers, paper_set, retinanet_set
 from lesionpipe.anchors.overlap import BestOverlap
 from lesionpipe.anchors.plots import draw_shapes
-from lesionpipe.anchors.report import Lesions, by_count, compare
-from lesionpipe.anchors.search import effort_of, search, space_of
+from lesionpipe.anchors.report import SplitBoxes, compare_anchor_sets, search_by_count
+from lesionpipe.anchors.search import build_search_settings, build_search_space, search_anchors
 from lesionpipe.core.errors import UserError, run
 from lesionpipe.core.formats import write_csv, write_json
 from lesionpipe.data.geometry import to_stored
-from lesionpipe.data.schema import BOX, read_lesions
+from lesionpipe.data.schema import BOX, LESIONS_CSV, counted_lesions, read_lesions
 from lesionpipe.data.size_groups import by_size
-from lesionpipe.params import load_params
+from lesionpipe.data.slices import read_slice_index, with_image_sizes
+from lesionpipe.params import Params, load_params
 
-LESIONS = "data/lesions.csv"
-REPORTED = ("val", "test")
+REPORTED_SPLITS = ("val", "test")
 
 
 def main() -> None:
     params = load_params()
-    settings, side = params.anchors, params.preprocess.image_size
-    table = read_lesions(LESIONS)
-    lesions = {split: on_stored_slice(table[table["split"] == split], side) for split in {*REPORTED, settings.split}}
-    fitted = lesions[settings.split]
+    chosen = params.anchors
+    splits = boxes_of_splits(params, {*REPORTED_SPLITS, chosen.split})
+    fitted = splits[chosen.split]
     if not len(fitted.boxes):
-        raise UserError(
-            f"{LESIONS}: no lesion in split {settings.split!r}; change anchors.split or add to dataset.parts"
-        )
+        problem = f"no lesion in split {chosen.split!r}; change anchors.split or add to dataset.parts"
+        raise UserError(f"{LESIONS_CSV}: {problem}")
 
-    space, effort = space_of(settings, level_numbers(params.network.levels), side), effort_of(settings)
+    space = build_search_space(chosen, level_numbers(params.network.levels), params.preprocess.image_size)
+    settings = build_search_settings(chosen)
     published = {"default": retinanet_set(space.levels, space.sizes), "paper": paper_set(space.levels, space.sizes)}
-    strides = published["paper"].strides if settings.placement == "grid" else None
+    strides = published["paper"].strides if chosen.placement == "grid" else None
     overlap = BestOverlap(fitted.boxes, strides, fitted.image_sizes)
-    found = search(space, overlap, settings.objective, effort)
+    found = search_anchors(space, overlap, chosen.objective, settings)
     sets = {"searched": found.anchors} | published
 
-    write_json("data/anchors.json", sets[settings.use].to_dict() | {"use": settings.use})
-    write_json("metrics/anchors.json", compare(sets, {split: lesions[split] for split in REPORTED}))
+    write_json("data/anchors.json", sets[chosen.use].to_dict() | {"use": chosen.use})
+    write_json("metrics/anchors.json", compare_anchor_sets(sets, {split: splits[split] for split in REPORTED_SPLITS}))
     write_csv("metrics/anchors_convergence.csv", pd.DataFrame(found.history))
-    write_csv(
-        "metrics/anchors_count.csv",
-        by_count(space, fitted, overlap, settings.objective, effort, params.runtime.workers),
-    )
+    by_count = search_by_count(space, fitted, overlap, chosen.objective, settings, params.runtime.workers)
+    write_csv("metrics/anchors_count.csv", by_count)
     draw_shapes("metrics/anchors_shapes.png", sets, fitted)
-    effort_made = f"{found.evaluations} evaluations over {len(fitted.boxes)} lesions in {found.seconds:.1f} s"
-    print(f"in use: {settings.use}, {sets[settings.use].per_cell} anchors per cell; the search took {effort_made}")
+    effort = f"{found.evaluations} evaluations over {len(fitted.boxes)} lesions in {found.seconds:.1f} s"
+    print(f"in use: {chosen.use}, {sets[chosen.use].per_cell} anchors per cell; the search took {effort}")
 
 
-def on_stored_slice(table: pd.DataFrame, side: int) -> Lesions:
-    """Lesions of data/lesions.csv in px of the stored slice; where an image's size isn't known it is the usual 512."""
-    sizes = table[["width_original_px", "height_original_px"]].fillna(512).to_numpy(float).T
-    boxes = to_stored(table[BOX], *(side / sizes))
-    return Lesions(boxes, (side, side), by_size(table["long_diameter_mm"]))
+def boxes_of_splits(params: Params, splits: set[str]) -> dict[str, SplitBoxes]:
+    """The lesions that count, split by split, in px of the stored slice."""
+    lesions = with_image_sizes(read_lesions(), read_slice_index(params.dataset.parts))
+    lesions = counted_lesions(lesions, params.lesions.noisy)
+    side, edges = params.preprocess.image_size, params.evaluate.size_edges_mm
+    return {split: on_stored_slice(lesions[lesions["split"] == split], side, edges) for split in splits}
+
+
+def on_stored_slice(lesions: pd.DataFrame, side: int, size_edges_mm: Sequence[float]) -> SplitBoxes:
+    """Lesions, whose slices' true sizes are known, in px of the stored slice of `side` px."""
+    unknown = lesions["width_original_px"].isna() | lesions["height_original_px"].isna()
+    if unknown.any():
+        part, name = lesions.loc[unknown, ["part", "file_name"]].iloc[0]
+        raise UserError(f"data/slices/{part}.csv: no slice {name}; run `dvc repro preprocess@{part}`")
+    widths, heights = lesions["width_original_px"].to_numpy(float), lesions["height_original_px"].to_numpy(float)
+    boxes = to_stored(lesions[BOX], side / widths, side / heights)
+    return SplitBoxes(boxes, (side, side), by_size(lesions["long_diameter_mm"], size_edges_mm))
 
 
 if __name__ == "__main__":

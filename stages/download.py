@@ -1,16 +1,38 @@
-"""Stage `download`: the slices of one part, fetched, drawn or pointed to, and the list of what lies in it."""
+"""Stage `download`: what one part holds, in data/inventory/NN.csv; NIH's archives are fetched, given ones verified.
 
-import sys
+Usage: python -m stages.download NN. DVC doesn't see changes in an extracted folder: `dvc repro -f download` lists it anew.
+"""
 
+from lesionpipe.core.arguments import part_argument
 from lesionpipe.core.errors import run
-from lesionpipe.download.sources import provide
-from lesionpipe.download.transfer import Patience
-from lesionpipe.params import load_params
+from lesionpipe.download.archives import OFFICIAL
+from lesionpipe.download.inventory import Inventory, inventory_path, write_inventory
+from lesionpipe.download.sources import take_folder, take_given, take_nih, take_phantom
+from lesionpipe.download.transfer import RetryPolicy
+from lesionpipe.params import Params, load_params
 
 
 def main() -> None:
     params = load_params()
-    provide(sys.argv[1], params.dataset, params.phantom, Patience.of(params), params.runtime.workers)
+    part = part_argument("download", params.dataset.parts)
+    inventory = take_inventory(part, params)
+    write_inventory(inventory_path(part), inventory)
+    print(f"part {part}: {len(inventory.slices)} slices")
+
+
+def take_inventory(part: str, params: Params) -> Inventory:
+    """The inventory of a part from wherever its slices lie."""
+    dataset, table = params.dataset, params.download.archives or OFFICIAL
+    match dataset.source:
+        case "phantom":
+            return take_phantom(part)
+        case "folder":
+            return take_folder(part, dataset.path, dataset.parts)
+        case "archives":
+            return take_given(part, dataset.path, table)
+        case "nih":
+            policy = RetryPolicy(params.download.retries, params.download.timeout_s)
+            return take_nih(part, dataset.path, dataset.parts, table, policy, params.runtime.downloads)
 
 
 if __name__ == "__main__":

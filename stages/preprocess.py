@@ -1,24 +1,25 @@
-"""One part's key slices with their neighbours, as int16 HU: data/slices/NN.npy and NN.csv. Usage: preprocess.py NN"""
+"""Stage `preprocess`: a part's key slices with their neighbours as int16 HU, data/slices/NN.npy and NN.csv."""
 
-import sys
-
+from lesionpipe.core.arguments import part_argument
 from lesionpipe.core.errors import run
+from lesionpipe.download.inventory import read_inventory
 from lesionpipe.download.reader import open_part
 from lesionpipe.params import load_params
 from lesionpipe.preprocess.part import preprocess_part, read_key_slices
+from lesionpipe.preprocess.stack import StackSettings
 
 
 def main() -> None:
-    part = sys.argv[1]
     params = load_params()
-    reader = open_part(params.dataset, part)
+    dataset, settings, runtime = params.dataset, params.preprocess, params.runtime
+    part = part_argument("preprocess", dataset.parts)
     index = preprocess_part(
-        reader,
+        open_part(dataset.source, dataset.path, part, read_inventory(part)),
         read_key_slices(part),
-        params.preprocess,
+        StackSettings(settings.image_size, settings.slices, settings.spacing_mm, settings.hu),
         part,
-        workers=params.runtime.workers,
-        cluster=params.runtime.cluster,
+        workers=runtime.workers,
+        cluster=runtime.cluster,
     )
     kinds = ", ".join(f"{count} {kind}" for kind, count in index["neighbours"].value_counts().items())
     print(f"part {part}: {len(index)} key slices; neighbours: {kinds or 'none'}")

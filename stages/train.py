@@ -1,26 +1,32 @@
-"""Train the detector: data/model.pt, metrics/train.csv and metrics/train.json."""
+"""Stage `train`: the detector, on a GPU where there is one; an interrupted training goes on (paper, sec. 2.3).
 
-from pathlib import Path
+Writes data/model.safetensors, metrics/train.csv, train.json and environment.json, and the times data/times/train.csv.
+"""
 
 from lesionpipe.core.errors import run
 from lesionpipe.core.formats import write_json
-from lesionpipe.detectors.checkpoint import save_model
+from lesionpipe.detectors.checkpoint import MODEL, save_model
 from lesionpipe.params import load_params
-from lesionpipe.train.train import Inputs, train_detector
+from lesionpipe.train.build import build_training
+from lesionpipe.train.environment import environment
+from lesionpipe.train.loop import train_detector
+from lesionpipe.train.processes import training_processes
+from lesionpipe.train.state import clear_state
 
 
 def main() -> None:
     params = load_params()
-    inputs = Inputs(params.dataset.parts)
-    history = Path("metrics/train.csv")
-    trained = train_detector(inputs, params.preprocess, params.network, params.train, params.runtime, history)
-    if trained.writes:
-        sections = {"preprocess": params.preprocess, "network": params.network, "train": params.train}
-        plain = {name: section.model_dump(mode="json") for name, section in sections.items()}
-        save_model("data/model.pt", trained.network, trained.anchors, plain)
-        trained.save_history(history)
-        write_json("metrics/train.json", trained.summary())
-        trained.forget_state()
+    training = build_training(
+        params.dataset.parts, params.lesions.noisy, params.preprocess, params.network, params.train, params.runtime
+    )
+    with training_processes(training.hardware, training.state_folder) as fabric:
+        history = train_detector(fabric, training)
+        if fabric.is_global_zero:
+            save_model(MODEL, training.detector, training.anchors, training.parameters)
+            history.write()
+            write_json("metrics/train.json", history.summary())
+            write_json("metrics/environment.json", environment(training.hardware))
+            clear_state(training.state_folder)
 
 
 if __name__ == "__main__":

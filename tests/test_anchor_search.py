@@ -11,15 +11,15 @@ from typer.testing import CliRunner
 from lesionpipe.anchors.grid import AnchorSet, paper_set, retinanet_set
 from lesionpipe.anchors.overlap import BestOverlap
 from lesionpipe.anchors.plots import draw_shapes
-from lesionpipe.anchors.report import Lesions, by_count, compare
-from lesionpipe.anchors.search import Effort, Space, search, space_of
-from lesionpipe.commands.anchors import anchors, measured
+from lesionpipe.anchors.report import SplitBoxes, compare_anchor_sets, search_by_count
+from lesionpipe.anchors.search import SearchSettings, SearchSpace, build_search_space, search_anchors
+from lesionpipe.commands.anchors import anchor_statistics, anchors
 from lesionpipe.commands.box_file import read_boxes
 from lesionpipe.core.errors import UserError
 from lesionpipe.params import load_params
 
-SPACE = Space((32, 64), (3, 4), ((0.4, 1.6),) * 2, ((1, 3),))
-QUICK = Effort(population=6, generations=15)
+SPACE = SearchSpace((32, 64), (3, 4), ((0.4, 1.6),) * 2, ((1, 3),))
+QUICK = SearchSettings(population=6, generations=15)
 
 
 def random_boxes(count=60, seed=0):
@@ -30,7 +30,9 @@ def random_boxes(count=60, seed=0):
 
 def test_the_search_finds_the_anchor_that_fits_equal_boxes():
     boxes = np.array([[10, 10, 34, 34], [100, 50, 124, 74.0]])  # 24 px: scale 0.75 of size 32
-    found = search(Space((32,), (3,), ((0.4, 1.6),), ()), BestOverlap(boxes, None), "iou", Effort())
+    found = search_anchors(
+        SearchSpace((32,), (3,), ((0.4, 1.6),), ()), BestOverlap(boxes, None), "iou", SearchSettings()
+    )
     assert found.anchors.scales == pytest.approx((0.75,), abs=1e-3)
     assert found.loss < 1e-3
     assert found.anchors.ratios == (1.0,)
@@ -38,23 +40,23 @@ def test_the_search_finds_the_anchor_that_fits_equal_boxes():
 
 def test_free_sizes_reach_what_the_bounds_of_scales_forbid():
     boxes = np.array([[10, 10, 14, 14.0]])
-    fixed = Space((32,), (3,), ((0.4, 1.6),), ())
-    free = Space((32,), (3,), ((0.4, 1.6),), (), size_bounds=(0.25, 2))
-    losses = [search(space, BestOverlap(boxes, None), "iou", Effort()).loss for space in (fixed, free)]
+    fixed = SearchSpace((32,), (3,), ((0.4, 1.6),), ())
+    free = SearchSpace((32,), (3,), ((0.4, 1.6),), (), size_bounds=(0.25, 2))
+    losses = [search_anchors(space, BestOverlap(boxes, None), "iou", SearchSettings()).loss for space in (fixed, free)]
     assert losses[0] == pytest.approx(1 - 16 / (0.4 * 32) ** 2, abs=1e-3)
     assert losses[1] < 1e-3
 
 
 def test_the_result_is_the_same_for_every_number_of_workers_and_given_by_the_seed():
     overlap = BestOverlap(random_boxes(), (8, 16))
-    one, again, two = (search(SPACE, overlap, "focal", Effort(6, 8, workers=n)) for n in (1, 1, 2))
+    one, again, two = (search_anchors(SPACE, overlap, "focal", SearchSettings(6, 8, workers=n)) for n in (1, 1, 2))
     assert one.anchors == again.anchors == two.anchors
     assert one.history == two.history
-    assert search(SPACE, overlap, "focal", Effort(6, 8, seed=1)).history != one.history
+    assert search_anchors(SPACE, overlap, "focal", SearchSettings(6, 8, seed=1)).history != one.history
 
 
 def test_history_counts_evaluations_and_never_gets_worse():
-    found = search(SPACE, BestOverlap(random_boxes(), (8, 16)), "iou", QUICK)
+    found = search_anchors(SPACE, BestOverlap(random_boxes(), (8, 16)), "iou", QUICK)
     losses = [row["best_loss"] for row in found.history]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] == found.loss
@@ -65,9 +67,11 @@ def test_history_counts_evaluations_and_never_gets_worse():
 
 def test_compare_tells_shares_by_hand_and_leaves_out_empty_groups_and_splits():
     boxes = np.array([[0, 0, 32, 32], [0, 0, 32, 16], [0, 0, 8, 8.0]]) + 15.5 - np.array([16, 16, 16, 16])
-    lesions = Lesions(boxes, (512, 512), {"none": np.zeros(3, bool), "first": np.array([True, False, False])})
+    lesions = SplitBoxes(boxes, (512, 512), {"none": np.zeros(3, bool), "first": np.array([True, False, False])})
     squares = AnchorSet((32,), (1,), (1,), (32,))  # centre (16, 16): IoU 1, 0.5 and 64 / 1024
-    table = compare({"squares": squares}, {"val": lesions, "test": Lesions(np.zeros((0, 4)), (512, 512))})
+    table = compare_anchor_sets(
+        {"squares": squares}, {"val": lesions, "test": SplitBoxes(np.zeros((0, 4)), (512, 512))}
+    )
     assert table["lesions"]["val"] == {"all": 3, "none": 0, "first": 1}
     assert set(table["squares"]) == {"val"}
     assert set(table["squares"]["val"]) == {"all", "first"}
@@ -78,28 +82,30 @@ def test_compare_tells_shares_by_hand_and_leaves_out_empty_groups_and_splits():
 
 def test_more_anchors_per_cell_meet_lesions_better_and_workers_change_nothing():
     boxes = random_boxes(30)
-    overlap, lesions = BestOverlap(boxes, (8, 16)), Lesions(boxes, (512, 512))
-    table = by_count(SPACE, lesions, overlap, "iou", Effort(4, 6), workers=1)
+    overlap, lesions = BestOverlap(boxes, (8, 16)), SplitBoxes(boxes, (512, 512))
+    table = search_by_count(SPACE, lesions, overlap, "iou", SearchSettings(4, 6), workers=1)
     assert table["anchors_per_cell"].tolist() == [1, 2, 3, 3, 4, 5, 5, 6, 9, 10, 12, 15, 15, 20, 25]
     assert table["mean_iou_grid"].iloc[-1] > table["mean_iou_grid"].iloc[0]
-    pd.testing.assert_frame_equal(table, by_count(SPACE, lesions, overlap, "iou", Effort(4, 6), workers=2))
+    pd.testing.assert_frame_equal(
+        table, search_by_count(SPACE, lesions, overlap, "iou", SearchSettings(4, 6), workers=2)
+    )
 
 
 def test_pictures_are_small_and_equal_for_equal_anchors(tmp_path):
     sets = {"paper": paper_set((3, 4), (32, 64)), "default": retinanet_set((3, 4), (32, 64))}
     for name in ("one.png", "two.png"):
-        draw_shapes(tmp_path / name, sets, Lesions(random_boxes(), (512, 512)))
+        draw_shapes(tmp_path / name, sets, SplitBoxes(random_boxes(), (512, 512)))
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert 1000 < (tmp_path / "one.png").stat().st_size < 100_000
 
 
 def test_parameters_become_a_space_scaled_to_the_stored_slice(root):
     settings = load_params(root / "params.yaml").anchors
-    space = space_of(settings, (2, 3, 4, 5, 6), side=256)
+    space = build_search_space(settings, (2, 3, 4, 5, 6), side=256)
     assert space.sizes == (16, 32, 64, 128, 256)
     assert len(space.bounds) == settings.scales + settings.ratio_pairs
     with pytest.raises(UserError, match="5 sizes for the 4 levels"):
-        space_of(settings, (2, 3, 4, 5), side=512)
+        build_search_space(settings, (2, 3, 4, 5), side=512)
 
 
 HEADER = (
@@ -176,7 +182,7 @@ def test_the_command_prints_json_for_a_coco_file(coco):
 
 
 def test_the_command_prints_a_table_for_a_dl_info(info):
-    result = call("--boxes", info(info_row(1, "11, 21, 41, 61")), "--objective", "concentric", "--score", "focal")
+    result = call("--boxes", info(info_row(1, "11, 21, 41, 61")), "--placement", "concentric", "--objective", "focal")
     assert result.exit_code == 0
     assert "15 anchors per cell for 1 boxes" in result.stdout
     assert "mean best IoU on the grid" in result.stdout
@@ -246,12 +252,21 @@ def test_the_search_on_the_real_lesions_beats_the_papers_set(shared_data, words,
     assert told[name] >= least
     for split in ("train", "test"):  # not fitted to the split that it was searched on
         boxes, images = read_boxes(table, split)
-        assert measured(AnchorSet.from_dict(told), boxes, images)[name] == pytest.approx(told[name], abs=0.01)
+        assert anchor_statistics(AnchorSet.from_dict(told), boxes, images)[name] == pytest.approx(told[name], abs=0.01)
 
 
 def test_concentric_search_with_the_papers_bounds_comes_out_again(shared_data):
     table = shared_data / "deeplesion" / "DL_info_reconstructed.csv"
-    words = ["--objective", "concentric", "--score", "focal", "--ratio-bounds", "1,2,2,4", "--paper-pixels", "--json"]
+    words = [
+        "--placement",
+        "concentric",
+        "--objective",
+        "focal",
+        "--ratio-bounds",
+        "1,2,2,4",
+        "--paper-pixels",
+        "--json",
+    ]
     told = json.loads(CliRunner().invoke(app, ["--boxes", str(table), *words]).stdout)
     assert told["loss"] <= 0.00260
     assert told["scales"] == pytest.approx([0.425, 0.540, 0.680], rel=0.03)
@@ -260,7 +275,9 @@ def test_concentric_search_with_the_papers_bounds_comes_out_again(shared_data):
 
 def test_the_papers_set_on_the_real_lesions(shared_data):
     boxes, images = read_boxes(shared_data / "deeplesion" / "DL_info_reconstructed.csv", "val")
-    table = compare({level: paper_set(range(level, level + 5)) for level in (2, 3)}, {"val": Lesions(boxes, images)})
+    table = compare_anchor_sets(
+        {level: paper_set(range(level, level + 5)) for level in (2, 3)}, {"val": SplitBoxes(boxes, images)}
+    )
     assert table[2]["val"]["all"]["mean_iou_concentric"] == pytest.approx(0.851, abs=0.001)
     assert table[2]["val"]["all"]["mean_iou_grid"] == pytest.approx(0.769, abs=0.001)
     assert table[3]["val"]["all"]["mean_iou_grid"] == pytest.approx(0.666, abs=0.001)

@@ -14,7 +14,7 @@ from lesionpipe.anchors.grid import (
     retinanet_set,
     strides_of,
 )
-from lesionpipe.anchors.overlap import BestOverlap, loss
+from lesionpipe.anchors.overlap import BestOverlap, anchor_loss
 from lesionpipe.core.boxes import pairwise_iou
 from lesionpipe.core.errors import UserError
 
@@ -152,6 +152,6 @@ def test_grid_overlap_equals_the_best_of_all_anchors_whose_centre_lies_inside(sa
 
 def test_losses_by_hand():
     ious = np.array([0.5, 1.0])
-    assert loss(ious, "iou") == pytest.approx(0.25)
-    assert loss(ious, "focal") == pytest.approx(0.25 * np.log(2) / 2)
-    assert np.isfinite(loss(np.zeros(1), "focal"))
+    assert anchor_loss(ious, "iou") == pytest.approx(0.25)
+    assert anchor_loss(ious, "focal") == pytest.approx(0.25 * np.log(2) / 2)
+    assert np.isfinite(anchor_loss(np.zeros(1), "focal"))

@@ -1,13 +1,15 @@
 """Intervals: patients are drawn whole, weights count like repetition, and a known spread comes out."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_froc import BOX, FAR, RATES, cases, found_of, truth_of
 
-from lesionpipe.evaluate.bootstrap import draw_patients, interval, resample_sensitivity, two_sided_p
-from lesionpipe.evaluate.froc import match, pooled_events, sensitivity
+from lesionpipe.evaluate.bootstrap import PatientDraws, percentile_interval, resample, resample_sensitivity, two_sided_p
+from lesionpipe.evaluate.froc import overlapping_pairs, pooled_events, sensitivity
 from lesionpipe.evaluate.precision import rank_detections
 from lesionpipe.evaluate.truth import Detections, Truth
 
@@ -29,27 +31,36 @@ def test_a_weight_counts_like_repetition(case, data):
     truth, rows = case
     found = found_of(rows)
     weights = np.array(data.draw(st.lists(st.integers(0, 3), min_size=len(truth.images), max_size=len(truth.images))))
-    events = pooled_events(truth, found, match(truth, found))
+    events = pooled_events(truth, found, overlapping_pairs(truth, found))
     again, more = repeated(truth, found, weights)
-    copied = pooled_events(again, more, match(again, more))
+    copied = pooled_events(again, more, overlapping_pairs(again, more))
     assert sensitivity(events, RATES, weights) == pytest.approx(sensitivity(copied, RATES), nan_ok=True)
     precision = rank_detections(truth, found).area(weights)
     assert precision == pytest.approx(rank_detections(again, more).area(), nan_ok=True)
 
 
 def test_draws_are_of_patients_and_repeatable():
-    draws = draw_patients(20, 50, seed=3)
+    draws = np.array(list(PatientDraws(20, 50, seed=3)))
     assert draws.shape == (50, 20) and (draws.sum(axis=1) == 20).all()
-    assert (draws == draw_patients(20, 50, seed=3)).all() and (draws != draw_patients(20, 50, seed=4)).any()
-    assert draw_patients(0, 50, seed=3).shape == (0, 0)
+    assert (draws == list(PatientDraws(20, 50, seed=3))).all() and (draws != list(PatientDraws(20, 50, seed=4))).any()
+    assert list(PatientDraws(0, 50, seed=3)) == []
+
+
+def test_draws_of_many_patients_take_no_more_memory_than_one():
+    """As one table, 500 draws of 20,000 patients are 80 MB; one draw and its sum are 0.5 MB."""
+    tracemalloc.start()
+    sums = resample(np.sum, PatientDraws(20_000, 500, seed=0), 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (sums == 20_000).all() and peak < 2e6
 
 
 def test_the_interval_is_the_binomial_one_where_each_patient_has_one_lesion():
     """400 patients, 300 found: 0.75 with a standard error of sqrt(0.75 * 0.25 / 400) = 0.0217."""
     truth = truth_of([[BOX]] * 400)
     found = found_of([(i, BOX, 0.9) for i in range(300)])
-    events = pooled_events(truth, found, match(truth, found))
-    low, high = interval(resample_sensitivity(events, np.array([1.0]), draw_patients(400, 2000, 0)))
+    events = pooled_events(truth, found, overlapping_pairs(truth, found))
+    low, high = percentile_interval(resample_sensitivity(events, np.array([1.0]), PatientDraws(400, 2000, 0)))
     assert low[0] == pytest.approx(0.75 - 1.96 * 0.0217, abs=0.006)
     assert high[0] == pytest.approx(0.75 + 1.96 * 0.0217, abs=0.006)
 
@@ -58,19 +69,19 @@ def test_lesions_of_one_patient_widen_the_interval():
     """The same 400 lesions on 40 patients that are found whole or not at all: about sqrt(10) times as wide."""
     truth = truth_of([[BOX]] * 400, patients=[i // 10 for i in range(400)])
     found = found_of([(i, BOX, 0.9) for i in range(300)])
-    events = pooled_events(truth, found, match(truth, found))
-    low, high = interval(resample_sensitivity(events, np.array([1.0]), draw_patients(40, 2000, 0)))
+    events = pooled_events(truth, found, overlapping_pairs(truth, found))
+    low, high = percentile_interval(resample_sensitivity(events, np.array([1.0]), PatientDraws(40, 2000, 0)))
     assert high[0] - low[0] == pytest.approx(2 * 1.96 * np.sqrt(0.75 * 0.25 / 40), rel=0.15)
 
 
 def test_draws_without_a_lesion_are_left_out():
     truth = truth_of([[BOX], []])
     found = found_of([(0, BOX, 0.9)])
-    events = pooled_events(truth, found, match(truth, found))
+    events = pooled_events(truth, found, overlapping_pairs(truth, found))
     samples = resample_sensitivity(events, np.array([1.0]), np.array([[2, 0], [0, 2], [1, 1]]))
     assert samples[:, 0] == pytest.approx([1, np.nan, 1], nan_ok=True)
-    assert interval(samples) == (pytest.approx([1]), pytest.approx([1]))
-    assert np.isnan(interval(samples[1:2])).all() and np.isnan(interval(samples[:0])).all()
+    assert percentile_interval(samples) == (pytest.approx([1]), pytest.approx([1]))
+    assert np.isnan(percentile_interval(samples[1:2])).all() and np.isnan(percentile_interval(samples[:0])).all()
 
 
 def test_p_values():

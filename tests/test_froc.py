@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lesionpipe.evaluate.coco_input import read_results, read_truth
-from lesionpipe.evaluate.froc import match, pooled_events, sensitivity, strict_events, thresholds
+from lesionpipe.evaluate.froc import overlapping_pairs, pooled_events, sensitivity, strict_events, thresholds
 from lesionpipe.evaluate.truth import Detections, Truth
 
 BOX = [0.0, 0.0, 9.0, 9.0]  # 10 x 10 px by the +1 convention
@@ -35,7 +35,7 @@ def found_of(rows: list[tuple]) -> Detections:
 
 def at(truth: Truth, found: Detections, rates: list[float], strict: bool = False) -> list[float]:
     make = strict_events if strict else pooled_events
-    return sensitivity(make(truth, found, match(truth, found)), np.array(rates)).tolist()
+    return sensitivity(make(truth, found, overlapping_pairs(truth, found)), np.array(rates)).tolist()
 
 
 def test_a_worked_case():
@@ -44,7 +44,7 @@ def test_a_worked_case():
     found = found_of([(0, FAR, 0.9), (0, BOX, 0.8), (1, BOX, 0.7), (0, BOX, 0.6), (1, FAR, 0.5), (1, ELSEWHERE, 0.4)])
     assert at(truth, found, [0.25, 0.5, 1, 1.5, 16]) == [0, 0.5, 1, 1, 1]
     assert at(truth, found, [0.25, 0.5, 1, 1.5, 16], strict=True) == [0, 0.5, 0.5, 1, 1]
-    events = pooled_events(truth, found, match(truth, found))
+    events = pooled_events(truth, found, overlapping_pairs(truth, found))
     assert thresholds(events, np.array([0.5, 1, 1.5, 16])).tolist() == [0.8, 0.5, 0.4, 0.4]
     assert np.isnan(thresholds(events, np.array([0.25]))).all()  # the highest score is already half a false positive
 
@@ -80,23 +80,23 @@ def test_equal_scores_of_an_image_take_turns_from_the_left_in_the_strict_count()
     middle, left, right = (0, [1, 0, 10, 9], 0.5), (0, [-3, 0, 6, 9], 0.5), (0, [5, 0, 14, 9], 0.5)
     for rows, false in (([middle, left], 0), ([left, middle], 0), ([middle, right], 1), ([right, middle], 1)):
         found = found_of(rows)
-        assert len(strict_events(truth, found, match(truth, found)).false_scores) == false
-        assert len(pooled_events(truth, found, match(truth, found)).false_scores) == 0
+        assert len(strict_events(truth, found, overlapping_pairs(truth, found)).false_scores) == false
+        assert len(pooled_events(truth, found, overlapping_pairs(truth, found)).false_scores) == 0
 
 
 def test_only_the_lesions_of_a_group_count_against_all_detections():
     truth = truth_of([[BOX, FAR]])
     found = found_of([(0, FAR, 0.9), (0, BOX, 0.8)])
-    events = pooled_events(truth, found, match(truth, found), np.array([True, False]))
+    events = pooled_events(truth, found, overlapping_pairs(truth, found), np.array([True, False]))
     assert sensitivity(events, np.array([0.5, 1])).tolist() == [0, 1]  # the other group's lesion is a false positive
-    nobody = pooled_events(truth, found, match(truth, found), np.array([False, False]))
+    nobody = pooled_events(truth, found, overlapping_pairs(truth, found), np.array([False, False]))
     assert np.isnan(sensitivity(nobody, np.array([1.0]))).all()
 
 
 def test_no_detections_give_zero_and_no_lesions_give_nothing():
     assert at(truth_of([[BOX]]), found_of([]), [0.5, 16]) == [0, 0]
     assert np.isnan(at(truth_of([[]]), found_of([(0, BOX, 0.5)]), [0.5])).all()
-    events = pooled_events(truth_of([[BOX]]), found_of([]), match(truth_of([[BOX]]), found_of([])))
+    events = pooled_events(truth_of([[BOX]]), found_of([]), overlapping_pairs(truth_of([[BOX]]), found_of([])))
     assert np.isnan(thresholds(events, np.array([1.0]))).all()
 
 
@@ -105,7 +105,7 @@ def test_a_rate_that_rounds_below_a_whole_count_still_allows_it():
     truth = truth_of([[BOX]] + [[]] * 99)
     found = found_of([(0, FAR, 0.9)] * 29 + [(0, BOX, 0.5), (0, FAR, 0.1)])
     assert at(truth, found, [0.29]) == [1]
-    assert thresholds(pooled_events(truth, found, match(truth, found)), np.array([0.29])).tolist() == [0.5]
+    assert thresholds(pooled_events(truth, found, overlapping_pairs(truth, found)), np.array([0.29])).tolist() == [0.5]
 
 
 def test_the_reference_case_is_met(shared_data):
@@ -197,7 +197,7 @@ def test_perfect_detections_find_everything(lesions):
 def test_the_threshold_keeps_the_rate_and_is_the_lowest_to_do_so(case):
     truth, rows = case
     found = found_of(rows)
-    events = pooled_events(truth, found, match(truth, found))
+    events = pooled_events(truth, found, overlapping_pairs(truth, found))
     for rate, limit in zip(RATES, thresholds(events, np.array(RATES)), strict=True):
         allowed = rate * len(truth.images) + 1e-9
         for score in set(found.scores):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from killing import KILL_AT_MOVE
 from ruamel.yaml import YAML
+from stage_runs import RUN_MODULE, killed_at_move
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.masks import MaskStore
@@ -99,8 +99,8 @@ def test_every_lesion_has_a_mask_and_the_bytes_do_not_depend_on_workers(work: Pa
 def test_a_killed_run_leaves_nothing_half_and_the_next_one_gives_the_same_bytes(
     work: Path, root: Path, move: int
 ) -> None:
-    program = KILL_AT_MOVE.format(move=move, arguments=["masks.py", "01"], script=str(root / "stages/masks.py"))
-    killed = subprocess.run([sys.executable, "-c", program], cwd=work, check=False, capture_output=True)
+    program = killed_at_move(move) + RUN_MODULE.format(arguments=["01"], module="stages.masks")
+    killed = subprocess.run([sys.executable, "-c", program], cwd=work, check=False, capture_output=True, env=env(root))
     assert killed.returncode == -signal.SIGKILL
     assert not (work / "data/masks/01.csv").exists()
     assert (work / "data/masks/01.npz").exists() == (move == 1)

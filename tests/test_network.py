@@ -1,4 +1,4 @@
-"""The network's shapes in every combination of switches, the gate's formula, and what the switches leave alone."""
+"""RetinaNet: shapes in every combination of switches, precision, its interface, and its parts worked out by hand."""
 
 import itertools
 import math
@@ -6,16 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
-from lesionpipe.anchors.grid import anchors_for, level_numbers, paper_set, retinanet_set
-from lesionpipe.detectors.inference import for_inference
-from lesionpipe.detectors.retinanet.attention import AttentionGate, AttentionMap, OpenGate
+from lesionpipe.anchors.grid import AnchorSet, anchors_for, level_numbers, paper_set, retinanet_set, strides_of
+from lesionpipe.core.errors import UserError
+from lesionpipe.detect.inference import for_inference
+from lesionpipe.detectors.build import build_detector
+from lesionpipe.detectors.float32_conv import Float32Conv2d
+from lesionpipe.detectors.interface import DecodingSettings, Targets, single_process
+from lesionpipe.detectors.retinanet.attention import AttentionGate, AttentionMap, PlainSkip
 from lesionpipe.detectors.retinanet.heads import Head
-from lesionpipe.detectors.retinanet.network import build_network
 from lesionpipe.detectors.retinanet.pyramid import Pyramid
 from lesionpipe.params import load_params
 
-PARAMS = load_params(Path(__file__).parents[1] / "params.yaml").network.model_copy(
+NETWORK = load_params(Path(__file__).parents[1] / "params.yaml").network
+PARAMS = NETWORK.model_copy(
     update={"backbone": "small", "weights": None, "channels": 16, "head_depth": 1, "head_channels": 24}
 )
 BACKBONES = ("small", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet50")
@@ -27,9 +32,21 @@ ROWS = {
 SWITCHES = tuple(itertools.product(("P2-P6", "P3-P7"), (False, True), (False, True)))
 
 
-def network_with(slices=3, per_cell=15, **changes):
+DECODING = DecodingSettings(0.0, 100, 0.5, 100, calibrate=True, mask_threshold=0.5)
+LESION = torch.tensor([[16.0, 16, 47, 47]])
+
+
+def detector_with(slices=3, anchors=paper_set, image_size=64, **changes):
+    """A RetinaNet with random weights; `anchors` makes the set of the levels."""
     torch.manual_seed(0)
-    return build_network(PARAMS.model_copy(update=changes), slices, per_cell).eval()
+    params = PARAMS.model_copy(update=changes)
+    anchor_set = anchors(level_numbers(params.levels)).scaled(image_size / 512)
+    return build_detector(params, slices, image_size, anchor_set).eval()
+
+
+def network_with(**changes):
+    """The network of `detector_with`: images -> raw maps."""
+    return detector_with(**changes).network
 
 
 def check_maps(raw, params, anchor_set, height, width):
@@ -56,20 +73,23 @@ def test_every_backbone_in_every_row_of_the_paper_answers_for_every_anchor(backb
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 90), (33, 47), (100, 71)])
 def test_every_switch_works_alone_at_any_size(levels, mask_branch, attention, height, width):
     switches = {"levels": levels, "mask_branch": mask_branch, "attention": attention}
-    network = network_with(per_cell=9, **switches)
+    network = network_with(anchors=retinanet_set, **switches)
     with torch.no_grad():
         raw = network(torch.zeros(2, 3, height, width))
     check_maps(raw, switches, retinanet_set(level_numbers(PARAMS.model_copy(update=switches).levels)), height, width)
 
 
 def test_the_docs_tell_the_parameters_of_the_papers_rows(root):
-    preset = load_params(root / "presets" / "deeplesion.yaml").network
-    lines = (root / "docs" / "detector.md").read_text().splitlines()
+    changes = YAML(typ="safe", pure=True).load((root / "presets" / "deeplesion.yaml").read_text())["network"]
+    preset = PARAMS.model_validate({**NETWORK.model_dump(), **changes})
+    lines = (root / "docs" / "detectors.md").read_text().splitlines()
     rows = zip(("original", "original", "dense", "attention"), (9, 15, 15, 15), strict=True)
     labels = ("original RetinaNet", "+ anchor optimisation", "+ dense supervision", "+ attention gate")
     for label, (row, per_cell) in zip(labels, rows, strict=True):
-        network = build_network(preset.model_copy(update={**ROWS[row], "weights": None}), 3, per_cell)
-        count = f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f} M"
+        params = preset.model_copy(update={**ROWS[row], "weights": None})
+        anchors = (paper_set if per_cell == 15 else retinanet_set)(level_numbers(params.levels))
+        detector = build_detector(params, 3, 64, anchors)
+        count = f"{sum(p.numel() for p in detector.parameters()) / 1e6:.2f} M"
         assert any(line.startswith(f"| {label} | {count} |") for line in lines), f"{label}: {count}"
 
 
@@ -81,8 +101,11 @@ def test_any_number_of_slices(slices):
 
 
 def test_level_sizes_are_the_levels_cells_times_the_anchors_of_a_cell():
+    def six_per_cell(levels):
+        return AnchorSet((8.0,) * 5, (1.0, 2.0), (0.5, 1.0, 2.0), strides_of(levels))
+
     with torch.no_grad():
-        raw = network_with(levels="P2-P6", per_cell=6)(torch.zeros(1, 3, 64, 64))
+        raw = network_with(levels="P2-P6", anchors=six_per_cell)(torch.zeros(1, 3, 64, 64))
     assert raw.level_sizes == (6 * 256, 6 * 64, 6 * 16, 6 * 4, 6 * 1)
 
 
@@ -119,38 +142,131 @@ def test_channels_last_changes_no_number():
     torch.testing.assert_close(raw.offsets, expected.offsets, atol=1e-4, rtol=1e-4)
 
 
+# made ready for use --------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("backbone", ["small", "vgg16_bn", "resnet50"])
-def test_a_network_made_ready_for_use_answers_the_same_without_batch_norms(backbone):
-    network = network_with(backbone=backbone, mask_branch=True, attention=True)
-    for module in network.modules():
+def test_a_detector_made_ready_for_use_answers_the_same_without_batch_norms(backbone):
+    detector = detector_with(backbone=backbone, mask_branch=True, attention=True)
+    for module in detector.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # as after training
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
             torch.nn.init.normal_(module.running_mean, std=0.1)
     images = torch.randn(1, 3, 64, 64)
-    ready = for_inference(network, "32")
+    ready = for_inference(detector, "32")
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in ready.modules())
-    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in detector.modules())
     with torch.no_grad():
-        expected, raw = network(images), ready(images)
+        expected, raw = detector.network(images), ready.network(images)
     torch.testing.assert_close(raw.logits, expected.logits, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(raw.mask_logits, expected.mask_logits, atol=1e-3, rtol=1e-3)
 
 
-def test_a_network_made_ready_in_bf16_answers_nearly_the_same():
-    network, images = network_with(mask_branch=True, attention=True), torch.randn(1, 3, 64, 64)
-    ready = for_inference(network, "bf16")
-    assert {p.dtype for p in ready.parameters()} == {torch.bfloat16}
+def test_a_detector_made_ready_in_bf16_answers_nearly_the_same():
+    detector, images = detector_with(mask_branch=True, attention=True), torch.randn(1, 3, 64, 64)
+    ready = for_inference(detector, "bf16")
+    predicting = {id(p) for m in ready.modules() if isinstance(m, Float32Conv2d) for p in m.parameters()}
+    assert len(predicting) == 6  # weights and biases of both heads and of the mask
+    for parameter in ready.parameters():
+        assert parameter.dtype == (torch.float32 if id(parameter) in predicting else torch.bfloat16)
+    assert torch.equal(ready.anchors, detector.anchors)
     with torch.no_grad():
-        torch.testing.assert_close(ready(images).logits.float(), network(images).logits, atol=0.05, rtol=0)
+        torch.testing.assert_close(ready.network(images).logits, detector.network(images).logits, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("way", ["autocast", "for_inference"])
+def test_in_bf16_nearly_every_anchor_has_a_score_of_its_own(way):
+    detector, images = detector_with(mask_branch=True, attention=True), torch.randn(2, 3, 64, 64)
+    torch.nn.init.normal_(detector.network.classification.layers[-1].weight, std=0.1)  # as spread as after training
+    ready = for_inference(detector, "bf16") if way == "for_inference" else detector
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
+        raw = ready.network(images)
+        predictions = ready.predict(images, DECODING)
+    for maps in raw[:3]:
+        assert maps.dtype == torch.float32
+        assert maps.unique().numel() > 0.99 * maps.numel()
+    scores = torch.cat([prediction.scores for prediction in predictions])
+    assert scores.dtype == torch.float32 and scores.unique().numel() >= 0.99 * len(scores) > 100
+
+
+# the interface -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask_branch", [False, True])
+def test_losses_are_those_that_the_detector_names_and_train_every_weight(mask_branch):
+    detector = detector_with(mask_branch=mask_branch, attention=True).train()
+    assert detector.loss_names == ("classification", "box", "mask")[: 2 + mask_branch]
+    masks = [torch.ones(1, 64, 64, dtype=torch.bool), torch.zeros(0, 64, 64, dtype=torch.bool)]
+    targets = Targets([LESION, torch.zeros(0, 4)], masks if mask_branch else None)
+    losses = detector.losses(torch.randn(2, 3, 64, 64), targets, single_process)
+    assert tuple(losses) == detector.loss_names
+    assert all(loss.shape == () and loss.dtype == torch.float32 for loss in losses.values())
+    sum(losses.values()).backward()
+    assert [name for name, p in detector.named_parameters() if p.grad is None] == []
+
+
+def test_losses_divide_by_what_the_processes_share():
+    detector = detector_with(mask_branch=True).train()
+    images, counted = torch.randn(1, 3, 64, 64), []
+    targets = Targets([LESION], [torch.ones(1, 64, 64, dtype=torch.uint8)])
+
+    def share(counts):
+        counted.append(counts.tolist())
+        return counts * 2
+
+    alone, shared = detector.losses(images, targets, single_process), detector.losses(images, targets, share)
+    ((positives, pixels),) = counted
+    assert positives > 0 and pixels == 64 * 64
+    assert {name: loss.item() for name, loss in shared.items()} == pytest.approx(
+        {name: loss.item() / 2 for name, loss in alone.items()}, rel=1e-5
+    )
+
+
+def test_a_mask_branch_without_masks_to_learn_from_is_refused():
+    with pytest.raises(ValueError, match="targets hold no masks"):
+        detector_with(mask_branch=True).losses(torch.zeros(1, 3, 64, 64), Targets([LESION], None), single_process)
+
+
+@pytest.mark.parametrize("mask_branch", [False, True])
+def test_predictions_are_float32_best_first_and_without_gradients(mask_branch):
+    detector, images = detector_with(mask_branch=mask_branch), torch.randn(2, 3, 64, 64)
+    for prediction in detector.predict(images, DECODING, torch.tensor([[1.0, 2.0], [0.5, 0.5]])):
+        assert prediction.boxes.shape == (len(prediction.scores), 4)
+        assert prediction.scores.tolist() == sorted(prediction.scores.tolist(), reverse=True)
+        assert not prediction.boxes.requires_grad and prediction.boxes.dtype == torch.float32
+        if mask_branch:
+            assert prediction.mask.shape == (64, 64) and ((prediction.mask > 0) & (prediction.mask < 1)).all()
+        else:
+            assert prediction.mask is None
+
+
+def test_images_of_another_size_get_anchors_of_their_own():
+    detector = detector_with(levels="P3-P7", mask_branch=False)
+    (prediction,) = detector.predict(torch.randn(1, 3, 40, 96), DECODING)
+    assert prediction.boxes[:, 0::2].max() > 64 and prediction.boxes[:, 1::2].max() <= 39.5
+    assert detector.losses(torch.zeros(1, 3, 40, 96), Targets([LESION], None), single_process)["box"] > 0
+
+
+def test_the_weights_hold_no_anchors_and_anchors_stay_where_they_are_in_every_precision():
+    detector = detector_with()
+    assert not any("anchors" in name for name in detector.state_dict())
+    assert detector.anchors.dtype == torch.float32
+    assert len(detector.anchors) == 15 * (16**2 + 8**2 + 4**2 + 2**2 + 1)
+
+
+def test_anchors_of_other_levels_are_refused():
+    params = PARAMS.model_copy(update={"levels": "P3-P7"})
+    with pytest.raises(UserError, match=r"strides \[4, 8, 16, 32, 64\], but network.levels = P3-P7 has \[8, 16"):
+        build_detector(params, 3, 64, paper_set((2, 3, 4, 5, 6)))
 
 
 # the head's order ----------------------------------------------------------------------------------------------------
 
 
 def test_the_head_answers_level_by_level_row_by_row_anchor_by_anchor():
-    head = Head(channels=1, hidden_channels=1, depth=0, per_cell=2, values=4)
-    with torch.no_grad():  # value v of anchor k is 10 times the cell's number plus 4 k + v
+    head = Head(channels=1, hidden_channels=1, depth=0, per_cell=2, outputs_per_anchor=4)
+    with torch.no_grad():  # output v of anchor k is 10 times the cell's number plus 4 k + v
         head.layers[0].weight.zero_()
         head.layers[0].weight[:, 0, 1, 1] = 10
         head.layers[0].bias.copy_(torch.arange(8.0))
@@ -162,13 +278,13 @@ def test_the_head_answers_level_by_level_row_by_row_anchor_by_anchor():
 @pytest.mark.parametrize(("channels", "std"), [(256, 0.01), (64, 0.02)])
 def test_head_weights_start_at_retinanets_std_for_its_channels(channels, std):
     torch.manual_seed(0)
-    head = Head(channels, channels, depth=1, per_cell=15, values=4)
+    head = Head(channels, channels, depth=1, per_cell=15, outputs_per_anchor=4)
     assert head.layers[0].weight.std().item() == pytest.approx(std, rel=0.02)
 
 
 def test_the_std_of_each_head_convolution_is_that_of_its_own_input():
     torch.manual_seed(0)
-    head = Head(64, 256, depth=2, per_cell=3, values=1)
+    head = Head(64, 256, depth=2, per_cell=3, outputs_per_anchor=1)
     assert [layer.weight.std().item() for layer in head.layers[::2]] == pytest.approx([0.02, 0.01, 0.01], rel=0.1)
 
 
@@ -177,7 +293,7 @@ def test_the_std_of_each_head_convolution_is_that_of_its_own_input():
 
 def test_the_pyramid_adds_the_upsampled_coarser_level_to_the_skip():
     pyramid = Pyramid((1, 1, 1, 1, 1), channels=1, first=4, last=5, attention=False)
-    for convolution in (*pyramid.lateral, *pyramid.smooth):
+    for convolution in (*pyramid.skip_convs, *pyramid.output_convs):
         torch.nn.init.dirac_(convolution.weight)
     c4, c5 = torch.tensor([[[[1.0, 2, 3]]]]), torch.tensor([[[[10.0, 20]]]])
     p4, p5 = pyramid([c4] * 4 + [c5])
@@ -187,7 +303,7 @@ def test_the_pyramid_adds_the_upsampled_coarser_level_to_the_skip():
 
 def test_p7_is_a_relu_and_a_convolution_on_p6():
     pyramid = Pyramid((1, 1, 1, 1, 1), channels=1, first=5, last=7, attention=False)
-    for convolution in pyramid.coarse:
+    for convolution in pyramid.extra_levels:
         torch.nn.init.dirac_(convolution.weight)
     _, p6, p7 = pyramid([torch.tensor([[[[-1.0, 2, 3, 4, 5]]]])] * 5)
     assert p6.flatten().tolist() == [-1, 3, 5]  # every second place
@@ -222,19 +338,19 @@ def test_gating_before_and_after_upsampling_is_the_same():
     torch.testing.assert_close(attention(skip, coarse), attention(skip, upsampled))
 
 
-def test_a_fresh_gate_is_nearly_open():
+def test_a_new_gate_passes_nearly_all_of_the_skip():
     with torch.no_grad():
         attention = AttentionMap(8, 8, 8)(torch.randn(1, 8, 4, 4), torch.randn(1, 8, 2, 2))
     assert attention.mean().item() == pytest.approx(0.88, abs=0.02)
 
 
-def test_without_attention_the_skip_passes_as_it_is():
+def test_without_attention_the_skip_is_unchanged():
     skip = torch.randn(1, 2, 4, 4)
-    assert OpenGate()(skip, torch.randn(1, 2, 2, 2)) is skip
+    assert PlainSkip()(skip, torch.randn(1, 2, 2, 2)) is skip
 
 
 def test_attention_maps_can_be_looked_at():
-    maps = network_with(mask_branch=True, attention=True).attention_maps(torch.zeros(2, 3, 64, 64))
+    maps = detector_with(mask_branch=True, attention=True).attention_maps(torch.zeros(2, 3, 64, 64))
     assert {name: tuple(m.shape) for name, m in maps.items()} == {
         "C1": (2, 1, 32, 32),
         "C2": (2, 1, 16, 16),
@@ -242,14 +358,13 @@ def test_attention_maps_can_be_looked_at():
         "C4": (2, 1, 4, 4),
     }
     assert all(((m > 0) & (m < 1)).all() for m in maps.values())
-    assert network_with(mask_branch=True, attention=False).attention_maps(torch.zeros(1, 3, 64, 64)) == {}
-    maps = network_with(levels="P3-P7", mask_branch=False, attention=True).attention_maps(torch.zeros(1, 3, 64, 64))
+    assert detector_with(mask_branch=True, attention=False).attention_maps(torch.zeros(1, 3, 64, 64)) == {}
+    maps = detector_with(levels="P3-P7", mask_branch=False, attention=True).attention_maps(torch.zeros(1, 3, 64, 64))
     assert list(maps) == ["C3", "C4"]
 
 
-def test_a_compiled_network_that_has_run_still_shows_its_attention_maps():
-    network, images = network_with(mask_branch=True, attention=True), torch.zeros(1, 3, 64, 64)
-    network.compile(backend="eager")
-    with torch.no_grad():
-        network(images)
-    assert list(network.attention_maps(images)) == ["C1", "C2", "C3", "C4"]
+def test_a_compiled_detector_that_has_run_still_shows_its_attention_maps():
+    detector, images = detector_with(mask_branch=True, attention=True), torch.zeros(1, 3, 64, 64)
+    detector.compile(backend="eager")
+    detector.predict(images, DECODING)
+    assert list(detector.attention_maps(images)) == ["C1", "C2", "C3", "C4"]

@@ -11,8 +11,8 @@ import pytest
 
 from lesionpipe.evaluate import report
 from lesionpipe.evaluate.froc import Matches
-from lesionpipe.evaluate.pictures import Pictures, choose, slice_pictures, verdicts, window
-from lesionpipe.evaluate.report import write_report
+from lesionpipe.evaluate.report.pictures import Pictures, choose, slice_pictures, verdicts, window
+from lesionpipe.evaluate.report.page import write_report
 from lesionpipe.evaluate.split import evaluate_split
 from lesionpipe.evaluate.truth import Detections, Truth
 from lesionpipe.params import load_params

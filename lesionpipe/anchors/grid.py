@@ -11,20 +11,24 @@ too, because the network predicts for them, but they take no part in matching (`
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from lesionpipe.core.errors import UserError
+from lesionpipe.core.files import read_json
 
-SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)  # px of a 512 px slice, RetinaNet and paper
+SIZES_PX = (32.0, 64.0, 128.0, 256.0, 512.0)  # of a 512 px slice, RetinaNet and paper
 RETINANET_SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 RETINANET_RATIOS = (0.5, 1.0, 2.0)
 PAPER_SCALES = (0.425, 0.540, 0.680)
 PAPER_RATIOS = (1 / 3.27, 1 / 1.78, 1.0, 1.78, 3.27)
 HALF_PIXEL = 0.5
-ROUNDING = 0.01  # px, above float32's at any image size, below the distance between centres and inner borders
+ROUNDING_PX = 0.01  # above float32's at any image size, below the distance between centres and inner borders
+LARGEST_VALUES = {"sizes": 1e6, "scales": 1000.0, "ratios": 1000.0, "strides": 4096}  # areas in float32 stay finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,7 @@ class AnchorSet:
     """The anchors of a pyramid: one size (px) and stride (px) per level, finest first; scales and ratios of every cell.
 
     Raises:
-        UserError: a list is empty, a value is not a positive number, or sizes and strides differ in number.
+        UserError: a list is empty, holds a value that can't be, or sizes and strides differ in number.
     """
 
     sizes: tuple[float, ...]
@@ -41,10 +45,12 @@ class AnchorSet:
     strides: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for name in ("sizes", "scales", "ratios", "strides"):
+        for name, largest in LARGEST_VALUES.items():
             values = getattr(self, name)
-            if not values or not all(math.isfinite(v) and v > 0 for v in values):
-                raise UserError(f"anchors: {name} must be positive numbers, not {list(values)}")
+            if not values or not all(0 < value <= largest for value in values):  # NaN is never greater
+                raise UserError(f"anchors: {name} must be positive numbers up to {largest:g}, not {list(values)}")
+        if any(stride != int(stride) for stride in self.strides):
+            raise UserError(f"anchors: strides must be whole numbers of px, not {list(self.strides)}")
         if len(self.sizes) != len(self.strides):
             raise UserError(f"anchors: {len(self.sizes)} sizes for {len(self.strides)} levels; give one size per level")
 
@@ -58,22 +64,42 @@ class AnchorSet:
         return dataclasses.replace(self, sizes=tuple(size * factor for size in self.sizes))
 
     def to_dict(self) -> dict[str, list]:
+        """The four lists by name, as JSON holds them."""
         return {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
-    def from_dict(cls, values: dict) -> Self:
+    def from_dict(cls, values: object) -> Self:
         """The set in `values`; other keys are ignored.
 
         Raises:
-            UserError: a key is missing or isn't a list of numbers.
+            UserError: a key is missing or isn't a list of numbers, or the numbers can't be those of anchors.
         """
-        try:
-            lists = {field.name: [float(v) for v in values[field.name]] for field in dataclasses.fields(cls)}
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"anchors: sizes, scales, ratios and strides must be lists of numbers ({error!r})"
-            raise UserError(message) from None
-        strides = tuple(int(v) for v in lists.pop("strides"))
-        return cls(strides=strides, **{name: tuple(numbers) for name, numbers in lists.items()})
+        lists = {}
+        for name in LARGEST_VALUES:
+            given = values.get(name) if isinstance(values, dict) else None
+            if not isinstance(given, list | tuple) or not all(map(_is_finite_number, given)):
+                raise UserError(f"anchors: {name} must be a list of finite numbers, not {given!r}")
+            lists[name] = tuple(map(float, given))
+        strides = tuple(int(stride) if stride.is_integer() else stride for stride in lists.pop("strides"))
+        return cls(strides=strides, **lists)
+
+
+def _is_finite_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # NaN isn't
+
+
+def read_anchors(path: str | Path = "data/anchors.json") -> AnchorSet:
+    """The anchors in use.
+
+    Raises:
+        UserError: the file is missing, or holds no anchor set; it is named.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; run `dvc repro anchors`")
+    try:
+        return AnchorSet.from_dict(read_json(path))
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removeprefix(f'{path}: ')}; run `dvc repro -f anchors`") from None
 
 
 def level_numbers(levels: str) -> tuple[int, ...]:
@@ -87,12 +113,12 @@ def strides_of(levels: Sequence[int]) -> tuple[int, ...]:
     return tuple(2**level for level in levels)
 
 
-def retinanet_set(levels: Sequence[int], sizes: Sequence[float] = SIZES) -> AnchorSet:
+def retinanet_set(levels: Sequence[int], sizes: Sequence[float] = SIZES_PX) -> AnchorSet:
     """RetinaNet's default, 9 per cell: scales 2^0, 2^1/3, 2^2/3, ratios 1:2, 1:1, 2:1."""
     return AnchorSet(tuple(sizes), RETINANET_SCALES, RETINANET_RATIOS, strides_of(levels))
 
 
-def paper_set(levels: Sequence[int], sizes: Sequence[float] = SIZES) -> AnchorSet:
+def paper_set(levels: Sequence[int], sizes: Sequence[float] = SIZES_PX) -> AnchorSet:
     """The set that the paper publishes, 15 per cell (paper, sec. 2.1)."""
     return AnchorSet(tuple(sizes), PAPER_SCALES, PAPER_RATIOS, strides_of(levels))
 
@@ -117,12 +143,13 @@ def anchors_for(anchor_set: AnchorSet, height: int, width: int) -> np.ndarray:
     """
     levels = zip(anchor_set.sizes, anchor_set.strides, strict=True)
     boxes = [
-        _level(cell_sides(size, anchor_set.scales, anchor_set.ratios), stride, height, width) for size, stride in levels
+        _anchors_of_level(cell_sides(size, anchor_set.scales, anchor_set.ratios), stride, height, width)
+        for size, stride in levels
     ]
     return np.concatenate(boxes).astype(np.float32)
 
 
-def _level(sides: np.ndarray, stride: int, height: int, width: int) -> np.ndarray:
+def _anchors_of_level(sides: np.ndarray, stride: int, height: int, width: int) -> np.ndarray:
     rows, columns = cell_counts(height, width, stride)
     y, x = np.meshgrid(_centres(rows, stride), _centres(columns, stride), indexing="ij")
     centres = np.stack([x, y], axis=-1)[:, :, None]  # (rows, columns, 1, 2)
@@ -140,5 +167,5 @@ def centre_inside(anchors, height: float, width: float):
     where float32 corners place it a hair before.
     """
     x, y = (anchors[..., 0] + anchors[..., 2]) / 2, (anchors[..., 1] + anchors[..., 3]) / 2
-    inset = HALF_PIXEL + ROUNDING
+    inset = HALF_PIXEL + ROUNDING_PX
     return (x < width - inset) & (y < height - inset)

@@ -1,6 +1,6 @@
-"""How well anchors meet boxes: the IoU of each box with its best anchor, exactly, without listing all anchors.
+"""How well anchors cover boxes: the IoU of each box with its best anchor, exactly, without listing all anchors.
 
-Two answers to where an anchor may lie (paper, sec. 2.1, is silent; its code takes the first):
+Two placements of an anchor (paper, sec. 2.1, doesn't say which; its code takes the first):
 
 - concentric: anchor and box share their centre. The best that any placement can give.
 - grid: anchors lie where the network puts them (`grid.anchors_for`). The IoU of a box with an anchor of given sides
@@ -10,18 +10,21 @@ Two answers to where an anchor may lie (paper, sec. 2.1, is silent; its code tak
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from lesionpipe.anchors.grid import HALF_PIXEL, AnchorSet, cell_sides
 
-SURE = 0.5  # a box that has an anchor at this IoU need not meet anchors whose area alone rules that IoU out
-FAR = 1e9  # px, further than any anchor reaches
-FLOOR = 1e-6  # smallest IoU that the focal score tells apart from none
+# Areas of which one is less than half the other can't have an IoU of 0.5. A first pass compares boxes only with anchors
+# of comparable area; only boxes that it leaves below this IoU are then compared with all anchors.
+FIRST_PASS_IOU = 0.5
+UNREACHABLE_PX = 1e9  # further than any anchor reaches
+SMALLEST_IOU = 1e-6  # below it, the focal objective sees no difference from none
 
 
 class BestOverlap:
-    """Boxes made ready to meet many anchor sets of the same strides; call it with sizes, scales and ratios.
+    """Boxes prepared for comparison with many anchor sets of the same strides; call it with sizes, scales and ratios.
 
     Args:
         boxes: (n, 4) xyxy px, counted from the centre of the first pixel.
@@ -41,7 +44,8 @@ class BestOverlap:
         self._area = area[order].astype(np.float32)
         self._sides = np.ascontiguousarray(sides[order].T, np.float32)  # (2, n)
         away = [np.zeros_like(sides)] if strides is None else [centre_distance(centres, images, s) for s in strides]
-        # half the box less the distance of the centres; with half the anchor added, what they share where neither ends
+        # Half the box less the distance of the centres. With half the anchor added it is what both share along an axis,
+        # unless one ends within the other there.
         self._reach = np.stack([(sides / 2 - a)[order].T for a in away]).astype(np.float32)  # (levels or 1, 2, n)
 
     def __len__(self) -> int:
@@ -57,34 +61,34 @@ class BestOverlap:
         """Best IoU of each box, float32 (n,), smallest box first."""
         sides = np.multiply.outer(sizes, cell_sides(1, scales, ratios)).astype(np.float32) + self._pixel
         sides = sides.reshape(len(sizes), len(scales), len(ratios), 2)
-        areas = sides.prod(axis=-1)
-        first = self._area.searchsorted(areas.min(axis=-1) * SURE)
-        last = self._area.searchsorted(areas.max(axis=-1) / SURE)
+        areas = sides.prod(axis=-1)  # (levels, scales, ratios)
+        first = self._area.searchsorted(areas.min(axis=-1) * FIRST_PASS_IOU)  # (levels, scales)
+        last = self._area.searchsorted(areas.max(axis=-1) / FIRST_PASS_IOU)
         best = np.zeros(len(self), np.float32)
         for level, scale in np.ndindex(first.shape):
             rows = slice(first[level, scale], last[level, scale])
-            reach = self._reach[level % len(self._reach)][:, rows]
-            best[rows] = np.maximum(best[rows], self._meet(rows, reach, sides[level, scale]))
-        unsure = np.flatnonzero(best < SURE)
-        if len(unsure):
-            reach = self._reach[:, :, unsure].swapaxes(0, 1)[:, :, None]  # (2, levels, 1, rows)
-            met = self._meet(unsure, reach, sides.reshape(len(sizes), -1, 2)).max(axis=0)
-            best[unsure] = np.maximum(best[unsure], met)
+            reach = self._reach[level % len(self._reach)][:, rows]  # (2, rows)
+            best[rows] = np.maximum(best[rows], self._best_iou(rows, reach, sides[level, scale]))
+        rest = np.flatnonzero(best < FIRST_PASS_IOU)
+        if len(rest):
+            reach = self._reach[:, :, rest].swapaxes(0, 1)[:, :, None]  # (2, levels or 1, 1, rest)
+            of_levels = self._best_iou(rest, reach, sides.reshape(len(sizes), -1, 2))  # (levels, rest)
+            best[rest] = np.maximum(best[rest], of_levels.max(axis=0))
         return best
 
-    def _meet(self, rows: slice | np.ndarray, reach: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    def _best_iou(self, rows: slice | np.ndarray, reach: np.ndarray, sides: np.ndarray) -> np.ndarray:
         """Best IoU (…, rows) of some boxes with anchors of sides (…, m, 2), given their reach (2, …, rows)."""
         width, height = sides[..., 0, None], sides[..., 1, None]  # (…, m, 1)
-        shared = _shared(reach[0], self._sides[0, rows], width)
+        shared = _shared_length(reach[0], self._sides[0, rows], width)  # (…, m, rows)
         np.maximum(shared, 0, out=shared)  # one factor suffices: the product is then at most 0 where they don't meet
-        shared *= _shared(reach[1], self._sides[1, rows], height)
+        shared *= _shared_length(reach[1], self._sides[1, rows], height)
         union = self._area[rows] + width * height
         union -= shared
         shared /= union
         return shared.max(axis=-2)
 
 
-def _shared(reach: np.ndarray, box: np.ndarray, anchor: np.ndarray) -> np.ndarray:
+def _shared_length(reach: np.ndarray, box: np.ndarray, anchor: np.ndarray) -> np.ndarray:
     """What boxes (…, n) and anchors (…, m, 1) share along one axis: (…, m, n), negative where they don't meet."""
     shared = reach + anchor / 2
     np.minimum(shared, box, out=shared)
@@ -95,17 +99,17 @@ def _shared(reach: np.ndarray, box: np.ndarray, anchor: np.ndarray) -> np.ndarra
 def centre_distance(centres: np.ndarray, images: np.ndarray, stride: int) -> np.ndarray:
     """Distance (n, 2) in px along x and y from each centre (n, 2) to the nearest cell centre inside its image (n, 2).
 
-    Pixel i covers [i, i + 1) here. `FAR` where the level has no centre inside the image.
+    Pixel i covers [i, i + 1) here. `UNREACHABLE_PX` where the level has no centre inside the image.
     """
     cells = np.ceil(images / stride - 0.5)  # centres (i + 0.5) stride < side
     nearest = np.clip(np.floor(centres / stride), 0, cells - 1)
-    return np.where(cells > 0, np.abs(centres - (nearest + 0.5) * stride), FAR)
+    return np.where(cells > 0, np.abs(centres - (nearest + 0.5) * stride), UNREACHABLE_PX)
 
 
-def loss(best: np.ndarray, score: str) -> float:
+def anchor_loss(best: np.ndarray, objective: Literal["iou", "focal"]) -> float:
     """What the search minimises over best IoUs (n,): ``iou``: 1 - mean; ``focal``: mean of -(1 - IoU)^2 ln IoU."""
     best = best.astype(np.float64)
-    if score == "iou":
+    if objective == "iou":
         return 1 - float(best.mean())
-    best = np.clip(best, FLOOR, 1)
+    best = np.clip(best, SMALLEST_IOU, 1)
     return float(np.mean(-((1 - best) ** 2) * np.log(best)))

@@ -7,14 +7,14 @@ from matplotlib.figure import Figure
 
 from lesionpipe.anchors.grid import AnchorSet, cell_sides
 from lesionpipe.anchors.overlap import BestOverlap
-from lesionpipe.anchors.report import Lesions
+from lesionpipe.anchors.report import SplitBoxes
 from lesionpipe.core.files import atomic_path
 
-MISSED, MET = "#d62728", "#b8b8b8"
-LEVELS = ("#1f3b73", "#2a7fb8", "#2ca089", "#d98e04", "#8c3a8c", "#555555")
+MISSED_COLOUR, MATCHED_COLOUR = "#d62728", "#b8b8b8"
+LEVEL_COLOURS = ("#1f3b73", "#2a7fb8", "#2ca089", "#d98e04", "#8c3a8c", "#555555")
 
 
-def draw_shapes(path: str | Path, sets: dict[str, AnchorSet], lesions: Lesions) -> None:
+def draw_shapes(path: str | Path, sets: dict[str, AnchorSet], lesions: SplitBoxes) -> None:
     """Write a PNG, one panel per set: a dot per lesion (red: best anchor on the grid under 0.5), a cross per anchor.
 
     Width and height in px of the slice, on logarithmic axes, so that equal ratios lie on parallels of the diagonal.
@@ -26,8 +26,8 @@ def draw_shapes(path: str | Path, sets: dict[str, AnchorSet], lesions: Lesions) 
         best = BestOverlap(lesions.boxes, anchor_set.strides, lesions.image_sizes).of(anchor_set)
         _dots(axis, sides, best)
         _crosses(axis, anchor_set)
-        told = f"mean IoU on the grid {best.mean():.3f}, {(best < 0.5).mean():.1%} under 0.5"
-        axis.set_title(f"{name}: {anchor_set.per_cell} anchors per cell\n{told}", fontsize=10)
+        summary = f"mean IoU on the grid {best.mean():.3f}, {(best < 0.5).mean():.1%} under 0.5"
+        axis.set_title(f"{name}: {anchor_set.per_cell} anchors per cell\n{summary}", fontsize=10)
         axis.set_xlabel("width, px")
     _limits(axes[0], sides)
     axes[0].set_ylabel("height, px")
@@ -39,8 +39,8 @@ def draw_shapes(path: str | Path, sets: dict[str, AnchorSet], lesions: Lesions) 
 
 def _dots(axis, sides: np.ndarray, best: np.ndarray) -> None:
     missed = best < 0.5
-    axis.plot(*sides[~missed].T, ".", markersize=2, color=MET, label="lesion")
-    axis.plot(*sides[missed].T, ".", markersize=4, color=MISSED, label="lesion, best anchor under 0.5")
+    axis.plot(*sides[~missed].T, ".", markersize=2, color=MATCHED_COLOUR, label="lesion")
+    axis.plot(*sides[missed].T, ".", markersize=4, color=MISSED_COLOUR, label="lesion, best anchor under 0.5")
 
 
 def _crosses(axis, anchor_set: AnchorSet) -> None:
@@ -52,7 +52,7 @@ def _crosses(axis, anchor_set: AnchorSet) -> None:
             "x",
             markersize=5,
             markeredgewidth=1.4,
-            color=LEVELS[level % len(LEVELS)],
+            color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)],
             label=f"anchor, stride {stride}",
         )
 

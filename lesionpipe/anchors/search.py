@@ -1,31 +1,34 @@
 """The anchor search: differential evolution over scales and reciprocal ratio pairs (paper, sec. 2.1).
 
 The variables are the scales, one number per ratio pair (r stands for 1:r and r:1, beside a fixed 1:1) and, if wanted,
-one factor per level that frees its size. The objective is `overlap.loss` of the boxes' best IoUs. Candidates of a
-generation are all made before any is scored (``updating="deferred"``), so the result is the same for every number of
-workers.
+one factor per level that frees its size. The objective is `overlap.anchor_loss` of the boxes' best IoUs. Candidates of
+a generation are all made before any is evaluated (``updating="deferred"``), so the result is the same for every number
+of workers.
 """
 
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from scipy.optimize import OptimizeResult, differential_evolution
 
 from lesionpipe.anchors.grid import AnchorSet, strides_of
-from lesionpipe.anchors.overlap import BestOverlap, loss
+from lesionpipe.anchors.overlap import BestOverlap, anchor_loss
 from lesionpipe.core.errors import UserError
 from lesionpipe.params import Anchors
 
-USUAL_SIDE = 512  # px of the slice that the parameter `anchors.sizes` is meant for
-SPREAD = 1e-5  # the search ends early when the population's losses differ by less than this share of their mean
+REFERENCE_SIDE_PX = 512  # of the slice that the parameter `anchors.sizes` is meant for
+CONVERGED_SPREAD = (
+    1e-5  # the search ends early when the population's losses differ by less than this share of their mean
+)
 
 Interval = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """What is searched: all anchor sets with these sizes (px) and levels whose numbers lie within the bounds.
 
     `size_bounds` are factors of the sizes, the same interval for every level; None keeps the sizes (paper).
@@ -57,19 +60,19 @@ class Space:
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class SearchObjective:
     """The loss of a vector of variables; a class rather than a closure so that worker processes can receive it."""
 
-    space: Space
+    space: SearchSpace
     overlap: BestOverlap
-    score: str
+    objective: Literal["iou", "focal"]
 
     def __call__(self, variables: np.ndarray) -> float:
-        return loss(self.overlap(*self.space.lists(variables)), self.score)
+        return anchor_loss(self.overlap(*self.space.lists(variables)), self.objective)
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The best set, its loss, and what it took: evaluations, seconds, best and mean loss by generation."""
 
     anchors: AnchorSet
@@ -80,8 +83,8 @@ class Found:
 
 
 @dataclasses.dataclass(frozen=True)
-class Effort:
-    """Knobs of differential evolution: candidates per variable, generations at most, mutation, seed, processes.
+class SearchSettings:
+    """Of differential evolution: candidates per variable, generations at most, mutation, seed, processes.
 
     More processes than one pay from about 100,000 boxes on; -1 is one per core.
     """
@@ -93,30 +96,32 @@ class Effort:
     workers: int = 1
 
 
-def space_of(settings: Anchors, levels: Sequence[int], side: float) -> Space:
-    """The space that the parameters name, for slices of `side` px.
+def build_search_space(settings: Anchors, levels: Sequence[int], side: float) -> SearchSpace:
+    """The space that the section `anchors` of the parameters describes, for slices of `side` px.
 
     Raises:
         UserError: the number of sizes isn't that of the levels.
     """
     if len(settings.sizes) != len(levels):
         raise UserError(f"anchors.sizes: {len(settings.sizes)} sizes for the {len(levels)} levels of network.levels")
-    sizes = tuple(size * side / USUAL_SIDE for size in settings.sizes)
+    sizes = tuple(size * side / REFERENCE_SIDE_PX for size in settings.sizes)
     scale_bounds = (settings.scale_bounds,) * settings.scales
-    return Space(sizes, tuple(levels), scale_bounds, settings.ratio_bounds, settings.size_bounds)
+    return SearchSpace(sizes, tuple(levels), scale_bounds, settings.ratio_bounds, settings.size_bounds)
 
 
-def effort_of(settings: Anchors) -> Effort:
-    """The knobs of differential evolution in the parameters."""
-    return Effort(settings.population, settings.generations, settings.mutation, settings.seed)
+def build_search_settings(settings: Anchors) -> SearchSettings:
+    """The settings of differential evolution in the section `anchors` of the parameters."""
+    return SearchSettings(settings.population, settings.generations, settings.mutation, settings.seed)
 
 
-def search(space: Space, overlap: BestOverlap, score: str, effort: Effort) -> Found:
+def search_anchors(
+    space: SearchSpace, overlap: BestOverlap, objective: Literal["iou", "focal"], settings: SearchSettings
+) -> SearchResult:
     """The anchor set of `space` with the smallest loss over the boxes of `overlap`.
 
     Args:
-        overlap: boxes made ready for the strides of `space.levels`, or concentric.
-        score: ``iou`` or ``focal``, see `overlap.loss`.
+        overlap: boxes prepared for the strides of `space.levels`, or concentric.
+        objective: see `overlap.anchor_loss`.
     """
     history: list[dict[str, float]] = []
 
@@ -133,17 +138,17 @@ def search(space: Space, overlap: BestOverlap, score: str, effort: Effort) -> Fo
 
     start = time.perf_counter()
     result = differential_evolution(
-        Objective(space, overlap, score),
+        SearchObjective(space, overlap, objective),
         space.bounds,
-        rng=effort.seed,
-        popsize=effort.population,
-        maxiter=effort.generations,
-        mutation=effort.mutation,
-        tol=SPREAD,
+        rng=settings.seed,
+        popsize=settings.population,
+        maxiter=settings.generations,
+        mutation=settings.mutation,
+        tol=CONVERGED_SPREAD,
         polish=False,
         updating="deferred",
-        workers=effort.workers,
+        workers=settings.workers,
         callback=note,
     )
     seconds = time.perf_counter() - start
-    return Found(space.anchor_set(result.x), float(result.fun), int(result.nfev), seconds, history)
+    return SearchResult(space.anchor_set(result.x), float(result.fun), int(result.nfev), seconds, history)

@@ -8,16 +8,16 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
-from lesionpipe.anchors.grid import HALF_PIXEL, SIZES, AnchorSet, retinanet_set, strides_of
+from lesionpipe.anchors.grid import HALF_PIXEL, SIZES_PX, AnchorSet, retinanet_set, strides_of
 from lesionpipe.anchors.overlap import BestOverlap
-from lesionpipe.anchors.report import numbers
-from lesionpipe.anchors.search import Effort, Found, Space, search
+from lesionpipe.anchors.report import iou_statistics
+from lesionpipe.anchors.search import SearchResult, SearchSettings, SearchSpace, search_anchors
 from lesionpipe.commands.box_file import read_boxes
 from lesionpipe.core.errors import UserError
 
-SMALLEST, LARGEST = 0.01, 1000  # scale, ratio or factor
-LARGEST_SIZE = 1e6  # px
-TOLD = {
+SMALLEST_FACTOR, LARGEST_FACTOR = 0.01, 1000  # of scales, ratios and sizes
+LARGEST_SIZE_PX = 1e6
+TABLE_LINES = {
     "mean_iou_grid": "mean best IoU on the grid",
     "mean_iou_concentric": "mean best IoU, concentric",
     "below_0.5_grid": "share under 0.5 on the grid",
@@ -25,13 +25,14 @@ TOLD = {
 }
 
 Boxes = Annotated[Path, typer.Option(help="DL_info.csv, or a COCO annotation file (*.json; crowd regions left out).")]
-Where = Annotated[
+Placement = Annotated[
     Literal["grid", "concentric"],
     typer.Option(
-        help="grid: the nearest real anchor position counts; concentric: box and anchor share a centre (paper)."
+        help="grid: the nearest real anchor position counts; concentric: box and anchor share a centre (paper's code)."
     ),
 ]
-Score = Annotated[Literal["iou", "focal"], typer.Option(help="iou: mean best IoU; focal: cares for the worst.")]
+Objective = Annotated[str, typer.Option(help="iou: mean best IoU; focal: weights badly covered boxes more.")]
+OldScore = Annotated[str | None, typer.Option("--score", hidden=True)]
 Levels = Annotated[str, typer.Option(help="Pyramid levels; level n has stride 2^n px.")]
 Split = Annotated[Literal["train", "val", "test"], typer.Option(help="Of a DL_info.csv; a COCO file is one split.")]
 Sizes = Annotated[str | None, typer.Option(help="px per level, finest first; if not given 32, doubled at each level.")]
@@ -45,8 +46,8 @@ Workers = Annotated[int, typer.Option(min=0, help="Processes, 0: one per core; p
 
 def anchors(
     boxes: Boxes,
-    objective: Where = "grid",
-    score: Score = "iou",
+    placement: Placement = "grid",
+    objective: Objective = "iou",
     levels: Levels = "2-6",
     split: Split = "val",
     sizes: Sizes = None,
@@ -63,10 +64,12 @@ def anchors(
     seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
     workers: Workers = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    score: OldScore = None,
 ) -> None:
-    """Search anchor scales and ratios that meet the boxes of a file best, by differential evolution."""
+    """Search anchor scales and ratios that cover the boxes of a file best, by differential evolution."""
+    _check_objective(objective, score)
     numbered = _levels(levels)
-    space = Space(
+    space = SearchSpace(
         _sizes(sizes, len(numbered)),
         numbered,
         _intervals("--scale-bounds", scale_bounds, scales),
@@ -75,35 +78,48 @@ def anchors(
     )
     given, images = _resized(*read_boxes(boxes, split), resize)
     searched, pixel = (np.trunc(given), 1) if paper_pixels else (given, 0)
-    overlap = BestOverlap(searched, strides_of(numbered) if objective == "grid" else None, images, pixel)
-    found = search(space, overlap, score, Effort(population, generations, mutation, seed, workers or -1))
-    result = as_dict(found, given, images) | {"objective": objective, "score": score}
-    default = measured(retinanet_set(numbered, space.sizes), given, images)
-    print(json.dumps(result, allow_nan=False) if as_json else as_text(result, default))
+    overlap = BestOverlap(searched, strides_of(numbered) if placement == "grid" else None, images, pixel)
+    settings = SearchSettings(population, generations, mutation, seed, workers or -1)
+    found = search_anchors(space, overlap, objective, settings)
+    result = result_as_dict(found, given, images) | {"placement": placement, "objective": objective}
+    default = anchor_statistics(retinanet_set(numbered, space.sizes), given, images)
+    print(json.dumps(result, allow_nan=False) if as_json else result_as_text(result, default))
+
+
+def _check_objective(objective: str, score: str | None) -> None:
+    """Refuse what isn't an objective, and the two options' former names with their present ones."""
+    if score is not None:
+        raise UserError(
+            f"--score {score}: is now --objective; the former --objective (grid, concentric) is --placement"
+        )
+    if objective in ("grid", "concentric"):
+        raise UserError(f"--objective {objective}: is now --placement {objective}; --objective is iou or focal")
+    if objective not in ("iou", "focal"):
+        raise UserError(f"--objective {objective}: must be iou or focal")
 
 
 def _resized(boxes: np.ndarray, images: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
     return (boxes + HALF_PIXEL) * factor - HALF_PIXEL, images * factor
 
 
-def measured(anchor_set: AnchorSet, boxes: np.ndarray, images: np.ndarray) -> dict[str, float]:
+def anchor_statistics(anchor_set: AnchorSet, boxes: np.ndarray, images: np.ndarray) -> dict[str, float]:
     """Mean best IoU on the grid and concentric, and shares of boxes with less than 0.5 and 0.4 on the grid."""
     grid = BestOverlap(boxes, anchor_set.strides, images).of(anchor_set)
-    return numbers(grid, BestOverlap(boxes, None).of(anchor_set))
+    return iou_statistics(grid, BestOverlap(boxes, None).of(anchor_set))
 
 
-def as_dict(found: Found, boxes: np.ndarray, images: np.ndarray) -> dict:
+def result_as_dict(found: SearchResult, boxes: np.ndarray, images: np.ndarray) -> dict:
     """What ``--json`` prints; sizes and strides in px, `loss` what the search minimised."""
     effort = {"evaluations": found.evaluations, "seconds": round(found.seconds, 3)}
     return (
         found.anchors.to_dict()
-        | measured(found.anchors, boxes, images)
+        | anchor_statistics(found.anchors, boxes, images)
         | effort
         | {"boxes": len(boxes), "loss": found.loss}
     )
 
 
-def as_text(result: dict, default: dict[str, float]) -> str:
+def result_as_text(result: dict, default: dict[str, float]) -> str:
     """A table for people."""
     lines = [
         f"{name:8s}{'  '.join(f'{value:.4g}' for value in result[name])}"
@@ -115,7 +131,9 @@ def as_text(result: dict, default: dict[str, float]) -> str:
         "",
         f"{'':32s}{'found':>8s}{'RetinaNet default':>20s}",
     ]
-    return "\n".join(lines + [f"{text:32s}{result[name]:8.4f}{default[name]:20.4f}" for name, text in TOLD.items()])
+    return "\n".join(
+        lines + [f"{text:32s}{result[name]:8.4f}{default[name]:20.4f}" for name, text in TABLE_LINES.items()]
+    )
 
 
 def _levels(text: str) -> tuple[int, ...]:
@@ -128,9 +146,9 @@ def _levels(text: str) -> tuple[int, ...]:
 
 def _sizes(text: str | None, levels: int) -> tuple[float, ...]:
     if text is None:
-        return tuple(SIZES[0] * 2**level for level in range(levels))
+        return tuple(SIZES_PX[0] * 2**level for level in range(levels))
     sizes = _numbers("--sizes", text)
-    if len(sizes) != levels or not all(SMALLEST <= size <= LARGEST_SIZE for size in sizes):
+    if len(sizes) != levels or not all(SMALLEST_FACTOR <= size <= LARGEST_SIZE_PX for size in sizes):
         raise UserError(f"--sizes {text}: must be {levels} numbers of px, one per level, separated by commas")
     return sizes
 
@@ -139,9 +157,9 @@ def _intervals(option: str, text: str, wanted: int) -> tuple[tuple[float, float]
     """`wanted` intervals (low, high); one given stands for all."""
     values = _numbers(option, text)
     pairs = tuple(zip(values[::2], values[1::2], strict=False))
-    lowest = 1 if option == "--ratio-bounds" else SMALLEST
-    if len(values) % 2 or not all(lowest <= low < high <= LARGEST for low, high in pairs):
-        raise UserError(f"{option} {text}: must be low,high that rise between {lowest:g} and {LARGEST:g}")
+    lowest = 1 if option == "--ratio-bounds" else SMALLEST_FACTOR
+    if len(values) % 2 or not all(lowest <= low < high <= LARGEST_FACTOR for low, high in pairs):
+        raise UserError(f"{option} {text}: must be low,high that rise between {lowest:g} and {LARGEST_FACTOR:g}")
     if len(pairs) not in (1, wanted):
         raise UserError(f"{option} {text}: give one low,high for all, or one for each of the {wanted}")
     return pairs * wanted if len(pairs) == 1 else pairs

@@ -1,26 +1,41 @@
-"""`lesionpipe fetch`: archives of DeepLesion into the scratch folder, several side by side, ahead of `dvc repro`."""
+"""`lesionpipe fetch`: archives of DeepLesion into their folder, several side by side, ahead of `dvc repro` or after it."""
 
 from typing import Annotated
 
 import typer
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.download.archives import dvc_cache
-from lesionpipe.download.queue import fetch_all
-from lesionpipe.download.sources import archives_of, not_provided
-from lesionpipe.download.transfer import Patience
+from lesionpipe.download.archives import OFFICIAL, archives_of
+from lesionpipe.download.places import archives_folder
+from lesionpipe.download.queue import fetch_all, verify_all
+from lesionpipe.download.sources import is_preprocessed
+from lesionpipe.download.transfer import RetryPolicy
 from lesionpipe.params import load_params
 
 
 def fetch(
-    parts: Annotated[list[str] | None, typer.Argument(help="Parts, as 01 02; none: all of dataset.parts.")] = None,
+    parts: Annotated[list[str] | None, typer.Argument(help="Parts, as 01 02; none: all that still need one.")] = None,
 ) -> None:
-    """Fetch archives side by side (runtime.downloads); what is there is kept, so it may be rerun at any time."""
+    """Download archives side by side (runtime.downloads) into dataset.path; with source archives, verify given ones.
+
+    What is there is kept, so it may be run again at any time. Without parts, those of dataset.parts that are
+    preprocessed already are left out.
+    """
     params = load_params()
-    if params.dataset.source != "nih":
-        raise UserError(f"dataset.source = {params.dataset.source}: there is nothing to fetch; only nih is downloaded")
-    archives = archives_of(parts or params.dataset.parts, params.dataset)
+    source, at_a_time = params.dataset.source, params.runtime.downloads
+    if source not in ("nih", "archives"):
+        raise UserError(f"dataset.source = {source}: it has no archives to fetch or verify; nih and archives have")
+    folder = archives_folder(params.dataset.path)
+    archives = archives_of(list(dict.fromkeys(parts or params.dataset.parts)), params.download.archives or OFFICIAL)
     if not parts:
-        archives = not_provided(archives, dvc_cache())
-    for path in fetch_all(archives, Patience.of(params)):
-        print(path)
+        done = [archive for archive in archives if is_preprocessed(archive)]
+        archives = [archive for archive in archives if archive not in done]
+        if done:
+            names = " ".join(archive.part for archive in done)
+            print(f"preprocessed already: {names}; to have an archive all the same, name its part")
+    if source == "nih":
+        fetch_all(archives, folder, RetryPolicy(params.download.retries, params.download.timeout_s), at_a_time)
+    else:
+        verify_all(archives, folder, at_a_time)
+    for archive in archives:
+        print(folder / archive.name)

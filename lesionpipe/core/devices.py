@@ -1,10 +1,12 @@
 """Where training and detection run: device, processes, loader processes; torch.compile; memory on a CPU."""
 
+import contextlib
 import ctypes
 import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -112,3 +114,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, MOST_FREE_BYTES)
+
+
+@contextlib.contextmanager
+def repeatable(device: str) -> Iterator[None]:
+    """On a CPU only deterministic algorithms, without the costly filling of fresh memory; a GPU is left to be fast."""
+    before, filling = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(device == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filling

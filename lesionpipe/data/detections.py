@@ -1,5 +1,7 @@
 """`data/detections.csv` and `data/heatmaps.npz`: what the stage `detect` leaves, and how it is read back, checked."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,11 @@ from lesionpipe.data.schema import BOX
 
 DETECTIONS = Path("data/detections.csv")
 HEATMAPS = Path("data/heatmaps.npz")
-COLUMNS = ("split", "file_name", *BOX, "score")
+DETECTION_COLUMNS = ("split", "file_name", *BOX, "score")
 FARTHEST_PX = 1e9  # no coordinate lies beyond; areas of larger numbers overflow
 
 
-def read_detections(path: str | Path = "data/detections.csv", name: str | None = None) -> pd.DataFrame:
+def read_detections(path: str | Path = DETECTIONS, name: str | None = None) -> pd.DataFrame:
     """Read a table of detections: split, file_name, four corners in original_px, score.
 
     Args:
@@ -34,8 +36,8 @@ def read_detections(path: str | Path = "data/detections.csv", name: str | None =
         raise UserError(f"{name}: not a CSV table: {' '.join(str(error).split())}") from None
     if not isinstance(table.index, pd.RangeIndex):
         raise UserError(f"{name}: line 2: more fields than the header names; write the table anew")
-    if missing := [c for c in ("split", "file_name", *BOX, "score") if c not in table.columns]:
-        raise UserError(f"{name}: column {missing[0]} is missing; expected split, file_name, {', '.join(BOX)}, score")
+    if missing := [c for c in DETECTION_COLUMNS if c not in table.columns]:
+        raise UserError(f"{name}: column {missing[0]} is missing; expected {', '.join(DETECTION_COLUMNS)}")
     for column in (*BOX, "score"):
         table[column] = _finite(table[column], name)
     for column in BOX:
@@ -43,6 +45,28 @@ def read_detections(path: str | Path = "data/detections.csv", name: str | None =
     for axis in "xy":
         _require_order(table[f"{axis}1_original_px"], table[f"{axis}2_original_px"], name)
     return table
+
+
+def read_heatmaps(path: str | Path = HEATMAPS) -> dict[str, np.ndarray]:
+    """Mask probability (s, s) uint8, 255 for 1, by file name; empty where the detector has no mask branch.
+
+    Raises:
+        UserError: the file is missing, or isn't the whole archive of arrays that the stage `detect` writes.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names, heatmaps = arrays["file_name"], arrays["heatmap"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `dvc repro detect` makes it") from None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
+        raise UserError(f"{path}: not a whole file of heatmaps; run `dvc repro -f detect`") from None
+    fits = names.ndim == 1 and names.dtype.kind == "U" and heatmaps.dtype == np.uint8 and heatmaps.ndim == 3
+    if not fits or len(names) != len(heatmaps):
+        raise UserError(
+            f"{path}: file_name {names.dtype} {names.shape} and heatmap {heatmaps.dtype} {heatmaps.shape}: expected "
+            f"a text per uint8 map (n, side, side); run `dvc repro -f detect`"
+        )
+    return dict(zip(names.tolist(), heatmaps, strict=True))
 
 
 def _require_order(low: pd.Series, high: pd.Series, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Groups of lesions by size, which anchors, masks and sensitivity are told for."""
+"""Groups of lesions by size, for the tables of anchors, masks and sensitivity (`evaluate.size_edges_mm`)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,8 +11,8 @@ SIZE_EDGES_MM = (10, 30)  # long diameter (paper, Fig. 2)
 def by_size(long_diameter_mm: np.ndarray, edges_mm: Sequence[float] = SIZE_EDGES_MM) -> dict[str, np.ndarray]:
     """Masks (n,) bool of the groups, smallest first: below the first edge, from edge to edge, above the last.
 
-    The groups between two edges hold both (of neighbours, the lower one holds the edge they share); of a single edge
-    the upper group holds it. A lesion without a diameter (NaN) is in no group.
+    Edges 10, 20, 30 give < 10, 10-20, 20-30 and > 30 mm: a lesion of 10 mm is in 10-20, one of 20 mm in 10-20 as well,
+    one of 30 mm in 20-30. A single edge 10 gives < 10 and >= 10 mm. A lesion without a diameter (NaN) is in no group.
     """
     diameter = np.asarray(long_diameter_mm, dtype=np.float64)
     if not edges_mm:

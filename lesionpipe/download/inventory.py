@@ -1,147 +1,139 @@
-"""What lies in a part: one row per slice, from a zip's directory or from an extracted folder.
+"""What a part holds: `data/inventory/NN.csv`, which pins the content of an archive that DVC itself never keeps.
 
-`data/inventory/NN.csv` tells the annotations which key slices are there. For an extracted folder the listing holds time
-stamps too, so that DVC notices a changed folder without reading 238 GB.
+The first row names the archive with its size and MD5, each further row a slice with its size and CRC-32:
+
+    file_name,bytes,crc32,md5
+    Images_png_01.zip,4302204610,,6a3efff2cc8afeebcf9d532f5306807f
+    000001_01_01_036.png,228129,9f3c1a2b,
+
+For an extracted folder a slice has its size and time of change, and the first row says among which parts the folder was
+dealt out:
+
+    file_name,bytes,modified_ns,parts
+    Images_png,,,01 02
+    000001_01_01_036.png,228129,1700000000000000000,
+
+The inventory of an archive is also remembered in the scratch folder under the archive's MD5, so that the archive may be
+deleted when it has been preprocessed: `dvc repro download@NN` doesn't need it again.
 """
 
-import hashlib
-import os
-import zipfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
-from lesionpipe.download.reader import ZipReader, official_name
+from lesionpipe.core.scratch import scratch_folder
 
-FOLDER = Path("data/inventory")
-ANNOTATIONS = "DL_info.csv"
-LISTED = ["file_name", "part", "bytes", "modified_ns"]
-SCANNERS = 16  # threads that list folders: a shared disk answers many questions at once
+INVENTORY_FOLDER = Path("data/inventory")
+OF_ARCHIVE = ["file_name", "bytes", "crc32", "md5"]
+OF_FOLDER = ["file_name", "bytes", "modified_ns", "parts"]
 
-
-def list_zip(path: str | Path) -> pd.DataFrame:
-    """Slices of an archive, sorted: file_name, bytes (uncompressed).
-
-    Raises:
-        UserError: the archive is damaged, holds a path that leads outside or no slice at all.
-    """
-    ZipReader(path)  # refuses what is unsafe
-    with zipfile.ZipFile(path) as archive:
-        sizes = {official_name(PurePosixPath(m.filename)): m.file_size for m in archive.infolist() if not m.is_dir()}
-    sizes.pop(None, None)
-    if not sizes:
-        raise UserError(f"{path}: holds no slice; expected Images_png/000001_01_01/001.png and so on")
-    return pd.DataFrame(sorted(sizes.items()), columns=["file_name", "bytes"])
+Stamps = dict[str, tuple[int, int]]  # file name -> bytes, and CRC-32 or time of change in ns
 
 
-def images_folder(path: str | Path) -> Path:
-    """The absolute folder of series folders at `path`, which may be itself or the one that holds `Images_png`.
+@dataclass(frozen=True)
+class Inventory:
+    """The slices of a part, sorted by name, and where they come from."""
 
-    Raises:
-        UserError: there is no such folder.
-    """
-    inner = Path(path) / "Images_png"
-    root = inner if inner.is_dir() else Path(path)
-    if not root.is_dir():
-        raise UserError(f"dataset.path: {path}: no such folder; it should be Images_png or the folder that holds it")
-    return root.absolute()
+    name: str  # of the archive or folder
+    slices: pd.DataFrame  # file_name, bytes, and crc32 (8 hexadecimal digits) or modified_ns
+    archive_bytes: int = 0
+    archive_md5: str = ""  # "": an extracted folder
+    parts: tuple[str, ...] = ()  # of an extracted folder: those among which it was dealt out, sorted
 
-
-def list_folder(path: str | Path, parts: Sequence[str]) -> pd.DataFrame:
-    """Slices of an extracted folder, sorted and dealt out to parts: file_name, part, bytes, modified_ns.
-
-    The series go to the parts in order and evenly. The DL_info.csv beside the slices is listed as well, with no part.
-
-    Raises:
-        UserError: there is no such folder, no slice in it, or fewer series than parts.
-    """
-    root = images_folder(path)
-    with os.scandir(root) as entries:
-        series = sorted(entry.path for entry in entries if entry.is_dir())
-    with ThreadPoolExecutor(SCANNERS) as pool:
-        listed = [rows for rows in pool.map(_list_series, series) if rows]
-    if not listed:
-        raise UserError(f"dataset.path: {root}: holds no slice; expected 000001_01_01/001.png and so on")
-    if len(listed) < len(parts):
-        raise UserError(f"dataset.parts: {len(parts)} parts for {len(listed)} series in {root}; name fewer")
-    part_of = [parts[position * len(parts) // len(listed)] for position in range(len(listed))]
-    rows = [(name, part, *stat) for part, found in zip(part_of, listed, strict=True) for name, *stat in found]
-    annotations = annotations_beside(root)
-    if annotations:
-        rows.append((ANNOTATIONS, "", annotations.stat().st_size, annotations.stat().st_mtime_ns))
-    return pd.DataFrame(rows, columns=LISTED)
+    def stamps(self) -> Stamps:
+        """What each slice must be like."""
+        of_archive = "crc32" in self.slices
+        last = [int(v, 16) for v in self.slices["crc32"]] if of_archive else self.slices["modified_ns"].tolist()
+        pairs = zip(self.slices["bytes"].tolist(), last, strict=True)
+        return dict(zip(self.slices["file_name"], pairs, strict=True))
 
 
-def annotations_beside(path: str | Path) -> Path | None:
-    """DL_info.csv in a folder or beside it."""
-    for folder in (Path(path), Path(path).parent):
-        if (folder / ANNOTATIONS).is_file():
-            return folder / ANNOTATIONS
-    return None
-
-
-def _list_series(folder: str) -> list[tuple[str, int, int]]:
-    series, rows = Path(folder).name, []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = official_name(PurePosixPath(series, entry.name))
-            if name:
-                stat = entry.stat()
-                rows.append((name, stat.st_size, stat.st_mtime_ns))
-    return sorted(rows)
-
-
-def digest(inventory: pd.DataFrame) -> str:
-    """A short name for exactly this inventory."""
-    return hashlib.md5(inventory.to_csv(index=False).encode(), usedforsecurity=False).hexdigest()
-
-
-def read_listing(path: str | Path, part: str) -> pd.DataFrame:
-    """A part's slices in the listing of an extracted folder that the stage `listing` left, without the part.
-
-    Raises:
-        UserError: it is missing, isn't one, or lacks the part.
-    """
-    try:
-        listing = pd.read_csv(path, dtype={"file_name": str, "part": str})[LISTED]
-    except (OSError, ValueError, KeyError):
-        raise UserError(
-            f"dataset.listing: {path} is no listing of a folder; with source: folder, set dataset.watch: [folder] and "
-            "dataset.listing: data/listing.csv (presets/deeplesion-folder.yaml)"
-        ) from None
-    mine = listing[listing["part"] == part]
-    if mine.empty:
-        raise UserError(f'{path}: has no part "{part}"; run `dvc repro listing`')
-    return mine.drop(columns="part")
-
-
-def path_of(part: str, folder: str | Path = FOLDER) -> Path:
+def inventory_path(part: str, folder: str | Path = INVENTORY_FOLDER) -> Path:
     """Where the inventory of a part lies."""
     return Path(folder) / f"{part}.csv"
 
 
-def write_inventory(part: str, inventory: pd.DataFrame, folder: str | Path = FOLDER) -> None:
-    """Leave a part's inventory."""
-    write_csv(path_of(part, folder), inventory)
+def write_inventory(path: str | Path, inventory: Inventory) -> None:
+    """Leave an inventory as CSV."""
+    if inventory.archive_md5:
+        columns, first = OF_ARCHIVE, [inventory.name, inventory.archive_bytes, "", inventory.archive_md5]
+    else:
+        columns, first = OF_FOLDER, [inventory.name, "", "", " ".join(inventory.parts)]
+    rows = inventory.slices.reindex(columns=columns, fill_value="").astype(str)
+    write_csv(path, pd.concat([pd.DataFrame([map(str, first)], columns=columns), rows], ignore_index=True))
 
 
-def read_inventories(parts: Sequence[str], folder: str | Path = FOLDER) -> pd.DataFrame:
+def read_inventory(part: str, folder: str | Path = INVENTORY_FOLDER) -> Inventory:
+    """The inventory of a part.
+
+    Raises:
+        UserError: it is missing or isn't one.
+    """
+    path = inventory_path(part, folder)
+    try:
+        return _parsed(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run `dvc repro download@{part}`") from None
+    except (ValueError, KeyError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a whole inventory ({reason}); run `dvc repro -f download@{part}`") from None
+
+
+def _parsed(path: Path) -> Inventory:
+    table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")
+    if list(table) not in (OF_ARCHIVE, OF_FOLDER):
+        raise ValueError(f"columns {', '.join(table)}")
+    first, slices = table.iloc[0], table.iloc[1:, :3].reset_index(drop=True)
+    if "crc32" in table:
+        if len(first["md5"]) != 32 or not slices["crc32"].str.fullmatch("[0-9a-f]{8}").all():
+            raise ValueError("a checksum is missing")
+        return Inventory(first["file_name"], slices.astype({"bytes": "int64"}), int(first["bytes"]), first["md5"])
+    if not first["parts"]:
+        raise ValueError("the parts are missing")
+    slices = slices.astype({"bytes": "int64", "modified_ns": "int64"})
+    return Inventory(first["file_name"], slices, parts=tuple(first["parts"].split()))
+
+
+def read_inventories(parts: Sequence[str], folder: str | Path = INVENTORY_FOLDER) -> pd.DataFrame:
     """file_name and part of every slice in these parts; of a slice in two parts the first counts.
 
     Raises:
-        UserError: an inventory is missing or isn't one.
+        UserError: an inventory is missing or isn't one, or an extracted folder was dealt out among other parts.
     """
     tables = []
     for part in parts:
-        path = path_of(part, folder)
-        try:
-            tables.append(pd.read_csv(path, usecols=["file_name"], dtype=str).assign(part=part))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; run `dvc repro download@{part}`") from None
-        except ValueError as error:
-            raise UserError(f"{path}: {error}; run `dvc repro -f download@{part}`") from None
+        inventory = read_inventory(part, folder)
+        if inventory.parts and inventory.parts != tuple(sorted(parts)):
+            raise UserError(
+                f"{inventory_path(part, folder)}: the extracted folder was dealt out among the parts "
+                f"{', '.join(inventory.parts)}, but dataset.parts = {', '.join(parts)}: run `dvc repro -f download`, "
+                "then `dvc repro`"
+            )
+        tables.append(inventory.slices[["file_name"]].assign(part=part))
     return pd.concat(tables, ignore_index=True).drop_duplicates("file_name", ignore_index=True)
+
+
+def remember(inventory: Inventory) -> None:
+    """Keep the inventory of an archive in the scratch folder, under the archive's MD5."""
+    folder = _memory()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{inventory.archive_md5}.lock"):
+        write_inventory(inventory_path(inventory.archive_md5, folder), inventory)
+
+
+def recall(md5: str) -> Inventory | None:
+    """The remembered inventory of an archive; None where there is none, or none that is whole."""
+    try:
+        inventory = _parsed(inventory_path(md5, _memory()))
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    return inventory if inventory.archive_md5 == md5 else None
+
+
+def _memory() -> Path:
+    return scratch_folder() / "inventories"

@@ -1,68 +1,103 @@
-"""Several archives side by side into the scratch folder: threads, one progress bar in bytes, free disk checked before.
+"""Several archives side by side into a folder: threads, one progress bar in bytes, free disk checked before.
 
 DVC runs the parts one after another; so the download of one part fetches the next ones ahead, and each finds what came.
 """
 
 import queue
+import shutil
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.progress import progress
-from lesionpipe.download.archives import Archive, require_space, scratch_folder
-from lesionpipe.download.transfer import Patience, Stopped, fetch
+from lesionpipe.download.archives import Archive
+from lesionpipe.download.transfer import RetryPolicy, Stopped, fetch
+from lesionpipe.download.verification import OnBytes, verify
 
 GRACE_S = 2.0  # for threads to notice that they should stop; they hold nothing that isn't on the disk
 
-
-def downloads_folder() -> Path:
-    """Where archives arrive."""
-    return scratch_folder() / "downloads"
+Task = Callable[[Archive, OnBytes, threading.Event], None]
 
 
-def bytes_to_come(archives: Sequence[Archive]) -> int:
-    """Bytes of these archives that aren't in the scratch folder yet."""
-    folder, missing = downloads_folder(), 0
+def bytes_to_come(archives: Sequence[Archive], folder: Path) -> int:
+    """Bytes of these archives that aren't in the folder yet."""
+    missing = 0
     for archive in archives:
         target, partial = folder / archive.name, folder / f"{archive.name}.partial"
-        if not target.exists():
+        if not target.exists() or target.stat().st_size != archive.bytes:
             missing += archive.bytes - min(partial.stat().st_size if partial.exists() else 0, archive.bytes)
     return missing
 
 
-def fetch_all(archives: Sequence[Archive], patience: Patience) -> list[Path]:
-    """Fetch archives, `patience.downloads` at a time; a failing one doesn't hold up the others.
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Stop before the work when the disk of `folder` can't take `needed` more bytes.
+
+    Raises:
+        UserError: both figures are named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder.absolute()}: {what} still needs {needed / 1e9:.3f} GB, the disk has {free / 1e9:.3f} GB free; free "
+            "some, name a folder on a larger disk (dataset.path), or go part by part (docs/download.md, Little disk)"
+        )
+
+
+def fetch_all(archives: Sequence[Archive], folder: Path, policy: RetryPolicy, at_a_time: int) -> None:
+    """Fetch archives into a folder, `at_a_time` at a time; a failing one doesn't hold up the others.
 
     Raises:
         UserError: the disk is too small for what is still to come, or some archives could not be fetched.
     """
-    require_space(downloads_folder(), bytes_to_come(archives), f"downloading {len(archives)} archives")
-    failures = _run(archives, archives, patience, "download")
-    if failures:
-        raise UserError("; ".join(str(error) for error in failures.values()))
-    return [downloads_folder() / archive.name for archive in archives]
+    require_space(folder, bytes_to_come(archives, folder), f"downloading {len(archives)} archives")
+    _require_success(_run(archives, archives, _fetch_into(folder, policy), at_a_time, "download"))
 
 
-def fetch_first(archives: Sequence[Archive], patience: Patience) -> Path:
+def fetch_first(archives: Sequence[Archive], folder: Path, policy: RetryPolicy, at_a_time: int) -> None:
     """Fetch the first archive, and meanwhile the next ones ahead; those are left half done when the first is there.
 
     Raises:
-        UserError: the first could not be fetched.
+        UserError: the disk is too small for all of them, or the first could not be fetched.
     """
+    require_space(folder, bytes_to_come(archives, folder), f"downloading {len(archives)} archives")
     first = archives[0]
-    failures = _run(archives, [first], patience, f"download {first.part}")
+    failures = _run(archives, [first], _fetch_into(folder, policy), at_a_time, f"download {first.part}")
     if first in failures:
         raise failures[first]
     for error in failures.values():
         print(f"fetching ahead: {error}", file=sys.stderr)
-    return downloads_folder() / first.name
 
 
-def _run(archives: Sequence[Archive], wanted: Sequence[Archive], patience: Patience, label: str) -> dict:
+def verify_all(archives: Sequence[Archive], folder: Path, at_a_time: int) -> None:
+    """Compare archives in a folder with their published MD5s, `at_a_time` at a time.
+
+    Raises:
+        UserError: some are missing or are not the archives; each is named.
+    """
+
+    def task(archive: Archive, on_bytes: OnBytes, stop: threading.Event) -> None:
+        verify(folder / archive.name, archive, on_bytes)
+
+    _require_success(_run(archives, archives, task, at_a_time, "verify"))
+
+
+def _fetch_into(folder: Path, policy: RetryPolicy) -> Task:
+    return lambda archive, on_bytes, stop: fetch(archive, folder / archive.name, policy, on_bytes, stop)
+
+
+def _require_success(failures: dict[Archive, UserError]) -> None:
+    if failures:
+        raise UserError("; ".join(str(error) for error in failures.values()))
+
+
+def _run(
+    archives: Sequence[Archive], wanted: Sequence[Archive], task: Task, at_a_time: int, label: str
+) -> dict[Archive, UserError]:
     """Errors by archive, once all wanted ones are there or have failed."""
     waiting: queue.SimpleQueue = queue.SimpleQueue()
     done: queue.SimpleQueue = queue.SimpleQueue()
@@ -73,8 +108,8 @@ def _run(archives: Sequence[Archive], wanted: Sequence[Archive], patience: Patie
     counted = _Counter(bar)
     # daemons: Ctrl-C must not wait for a silent server
     threads = [
-        threading.Thread(target=_work, args=(waiting, done, patience, counted, missing.copy(), stop), daemon=True)
-        for _ in range(min(patience.downloads, len(archives)))
+        threading.Thread(target=_work, args=(waiting, done, task, counted, missing.copy(), stop), daemon=True)
+        for _ in range(min(at_a_time, len(archives)))
     ]
     for thread in threads:
         thread.start()
@@ -94,8 +129,8 @@ def _run(archives: Sequence[Archive], wanted: Sequence[Archive], patience: Patie
     return failures
 
 
-def _work(waiting, done, patience: Patience, counted: "_Counter", shown: set[Archive], stop: threading.Event) -> None:
-    """Fetch one archive after another until none is left."""
+def _work(waiting, done, task: Task, counted: "_Counter", shown: set[Archive], stop: threading.Event) -> None:
+    """Treat one archive after another until none is left."""
     while not stop.is_set():
         try:
             archive = waiting.get_nowait()
@@ -103,7 +138,7 @@ def _work(waiting, done, patience: Patience, counted: "_Counter", shown: set[Arc
             return
         on_bytes = counted if archive in shown else _silent
         try:
-            fetch(archive, downloads_folder() / archive.name, patience, on_bytes, stop)
+            task(archive, on_bytes, stop)
             done.put((archive, None))
         except Stopped:
             return

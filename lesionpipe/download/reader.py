@@ -1,11 +1,13 @@
-"""Slices of a part of DeepLesion, out of its zip archive or out of an extracted folder, behind one face.
+"""Slices of a part, out of its zip archive or out of an extracted folder, through one interface.
 
 `open_part` gives a reader that knows which slices exist and turns one into HU. A zip is read in place: only the slices
-asked for are read and decoded, nothing is extracted. Both forms hold 16-bit grey PNGs whose values are HU + 32768, as
-`<any folders>/<series>/<slice>.png`; their official name is `<series>_<slice>.png`, e.g. `000001_01_01_109.png`.
+asked for are read and decoded, nothing is extracted. Both forms hold slices as `<any folders>/<series>/<slice>.png`;
+their official name is `<series>_<slice>.png`, e.g. `000001_01_01_109.png`.
 
-Whatever is wrong with a file (damaged, not a 16-bit grey PNG, of another size than annotated, absurdly large, a path
-that leads outside) is one `UserError` that names archive, member and what to do.
+The inventory of the part decides which slices exist, and each one read is compared with it: archives and folders are no
+outputs of DVC, and what is made from them must be what DVC believes. Whatever is wrong with a file (changed, damaged,
+not a 16-bit grey PNG, of another size than annotated, absurdly large, a path that leads outside) is one `UserError`
+that names archive, member and what to do.
 """
 
 import re
@@ -17,30 +19,24 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.download.archives import images_of
-from lesionpipe.params import Dataset
+from lesionpipe.download.inventory import Inventory, Stamps, inventory_path
+from lesionpipe.download.places import archive_path, images_folder
+from lesionpipe.download.png import MAX_BYTES, decode_slice
 
-HU_OFFSET = 32768  # stored value = HU + HU_OFFSET (DeepLesion's README)
-MAX_SIDE = 4096  # px; DeepLesion has 512, rarely 768 and 1024
-MAX_BYTES = 2 * MAX_SIDE**2 + (1 << 20)  # no honest PNG of such a slice is larger
+SERIES = re.compile(r"\d{6}_\d{2}_\d{2}")
 _NAME = re.compile(r"(\d{6}_\d{2}_\d{2})_(\d{3,})\.png")
-_SERIES = re.compile(r"\d{6}_\d{2}_\d{2}")
 _SLICE = re.compile(r"\d{3,}\.png")
-_PNG = struct.Struct(">8sI4sIIBB")  # signature, length and name of the first chunk, width, height, bit depth, colour
 # what zipfile raises for damaged, encrypted or oddly compressed archives, beside BadZipFile
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, LZMAError, struct.error, EOFError, OSError, RuntimeError, ValueError)
-_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
 
 class SliceReader(Protocol):
     """Slices by official file name. Readers are picklable and may be used by several threads at a time."""
 
     source: str  # what messages call it
-    complete: bool  # whether a key slice that is absent is an error, or only not part of what lies here
 
     @property
     def names(self) -> set[str]:
@@ -53,27 +49,53 @@ class SliceReader(Protocol):
         """int16 HU (H, W) of a slice; `width` and `height` are what it must have, where known."""
 
 
-def open_part(dataset: Dataset, part: str, raw: str | Path = "data/raw") -> SliceReader:
-    """The reader of a part: of its archive below `raw`, or of the extracted folder `dataset.path`.
+def open_part(source: str, path: str | None, part: str, inventory: Inventory) -> SliceReader:
+    """The reader of the slices that a part's inventory lists.
+
+    Args:
+        source: phantom, nih, archives or folder (`dataset.source`).
+        path: the folder of archives or the extracted folder (`dataset.path`).
 
     Raises:
-        UserError: the archive or folder is missing, damaged or not one of DeepLesion's.
+        UserError: the archive or folder is missing, damaged, or not what the inventory lists.
     """
-    if dataset.source == "folder":
-        return FolderReader(dataset.path)
-    return ZipReader(images_of(part, raw), advice=f"run `dvc repro -f download@{part}`")
+    relist = f"run `dvc repro -f download@{part}`, then `dvc repro`"
+    if (source == "folder") != (not inventory.archive_md5):
+        raise UserError(f"{inventory_path(part)}: not of dataset.source = {source}; {relist}")
+    if source == "folder":
+        return FolderReader(path, inventory.stamps(), relist)
+    archive = archive_path(source, path, part)
+    if not archive.is_file():
+        raise UserError(f"{archive}: no such archive; {_way_to_get(source, part)}")
+    advice = (
+        f"run `dvc repro -f phantom@{part}`" if source == "phantom" else f"delete it and {_way_to_get(source, part)}"
+    )
+    return ZipReader(archive, advice, inventory.stamps(), relist)
+
+
+def _way_to_get(source: str, part: str) -> str:
+    if source == "phantom":
+        return f"run `dvc repro phantom@{part}`"
+    if source == "nih":
+        return f"run `lesionpipe fetch {part}`, which downloads it, then `dvc repro` again"
+    return (
+        f"copy it there again (dataset.path), run `lesionpipe fetch {part}`, which verifies it, then `dvc repro` again"
+    )
 
 
 class ZipReader:
-    """Slices straight out of a zip archive, which stays open."""
+    """Slices straight out of a zip archive, which stays open; `listed` is what its slices must be like, where known."""
 
-    complete = True
-
-    def __init__(self, path: str | Path, advice: str = "fetch it again"):
+    def __init__(
+        self, path: str | Path, advice: str = "fetch it again", listed: Stamps | None = None, relist: str = ""
+    ) -> None:
         self.source = str(path)
         self._path = Path(path).absolute()
         self._advice = advice
-        self._members  # noqa: B018  (a bad archive is told at once)
+        self.stamps = {name: (member.file_size, member.CRC) for name, member in self._members.items()}
+        if listed is not None and self.stamps != listed:
+            first = min(name for name, _ in self.stamps.items() ^ listed.items())
+            raise UserError(f"{self.source}: slice {first} changed since it was listed; {relist}")
 
     @property
     def names(self) -> set[str]:
@@ -86,7 +108,9 @@ class ZipReader:
         if file_name not in self._members:
             raise UserError(f"{self.source}: slice {file_name} is missing; {self._advice}")
         member = self._members[file_name]
-        return _decoded(self.read_bytes(file_name), f"{self.source}: {member.filename}", self._advice, width, height)
+        return decode_slice(
+            self.read_bytes(file_name), f"{self.source}: {member.filename}", self._advice, width, height
+        )
 
     def read_bytes(self, file_name: str) -> bytes:
         """The PNG file as it lies in the archive, its checksum compared."""
@@ -120,38 +144,45 @@ class ZipReader:
                 raise UserError(f"{self.source}: slice {name} is there twice and differs; {self._advice}")
         return members
 
+    @cached_property
+    def _digest(self) -> int:
+        """Of the archive's directory, so that a worker elsewhere can tell whether it sees the same archive."""
+        return zlib.crc32(repr(sorted(self.stamps.items())).encode())
+
     def __reduce__(self) -> tuple:
         state = self._path.stat()
-        return _reopened, (self._path, self.source, self._advice, state.st_size, state.st_mtime_ns)
+        return _reopened, (self._path, self.source, self._advice, self._digest, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
-def _reopened(path: Path, source: str, advice: str, size: int, modified_ns: int) -> ZipReader:
-    """The reader that a worker keeps for all batches of one archive (told apart by size and time)."""
+def _reopened(path: Path, source: str, advice: str, digest: int, size: int, modified_ns: int) -> ZipReader:
+    """The reader that a worker keeps for all batches of one archive, recognised by its directory, size and time."""
     reader = ZipReader(path, advice)
     reader.source = source
+    if reader._digest != digest:
+        raise UserError(f"{path}: a worker sees another archive there than the process that started it")
     return reader
 
 
 class FolderReader:
-    """Slices of an extracted folder (`Images_png` or the one that holds it), of which some may be absent."""
+    """Slices of an extracted folder (`Images_png` or the one that holds it); `listed` is what they must be like."""
 
-    complete = False
-
-    def __init__(self, path: str | Path):
-        inner = Path(path) / "Images_png"
-        self._root = (inner if inner.is_dir() else Path(path)).absolute()
+    def __init__(self, path: str | Path, listed: Stamps | None = None, relist: str = "") -> None:
+        self._root = images_folder(path)
         self.source = str(path)
-        self._listed: dict[str, set[str]] = {}
-        if not self._root.is_dir():
-            raise UserError(f"{path}: no such folder; dataset.path names the one that holds Images_png")
+        self._listed, self._relist = listed, relist
+        self._found: dict[str, set[str]] = {}
 
     @property
     def names(self) -> set[str]:
-        series = [folder.name for folder in self._root.iterdir() if _SERIES.fullmatch(folder.name)]
+        if self._listed is not None:
+            return set(self._listed)
+        series = [folder.name for folder in self._root.iterdir() if SERIES.fullmatch(folder.name)]
         return {f"{one}_{slice_name}" for one in series for slice_name in self._slices(one)}
 
     def exists(self, file_name: str) -> bool:
+        if self._listed is not None:
+            return file_name in self._listed
         match = _NAME.fullmatch(file_name)
         return bool(match) and f"{match[2]}.png" in self._slices(match[1])
 
@@ -159,31 +190,42 @@ class FolderReader:
         series, slice_number = split_name(file_name)
         path = self._root / series / f"{slice_number}.png"
         advice = "extract it again from its archive"
-        if not path.is_file():
-            raise UserError(f"{path}: no such slice; {advice}")
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: {path.stat().st_size} bytes are no slice; {advice}")
         try:
+            self._check(file_name, path, advice)
             content = path.read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such slice; {advice}, or {self._relist or 'correct its name'}") from None
         except OSError as error:  # a bad disk, a share that has gone
             raise UserError(f"{path}: not readable ({error.strerror}); look at the disk, or {advice}") from None
-        return _decoded(content, str(path), advice, width, height)
+        return decode_slice(content, str(path), advice, width, height)
+
+    def _check(self, file_name: str, path: Path, advice: str) -> None:
+        """Compare a slice with the inventory."""
+        stat = path.stat()
+        if stat.st_size > MAX_BYTES:
+            raise UserError(f"{path}: {stat.st_size} bytes are no slice; {advice}")
+        if self._listed is None:
+            return
+        if file_name not in self._listed:
+            raise UserError(f"{path}: not listed when the folder was read; {self._relist}")
+        if (stat.st_size, stat.st_mtime_ns) != self._listed[file_name]:
+            raise UserError(f"{path}: changed since it was listed; {self._relist}")
 
     def _slices(self, series: str) -> set[str]:
         """File names in the folder of a series, listed once: a shared disk answers that faster than many questions."""
-        if series not in self._listed:
+        if series not in self._found:
             folder = self._root / series
             found = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
-            self._listed[series] = {name for name in found if _SLICE.fullmatch(name)}
-        return self._listed[series]
+            self._found[series] = {name for name in found if _SLICE.fullmatch(name)}
+        return self._found[series]
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_listed": {}}
+        return self.__dict__ | {"_found": {}}
 
 
 def official_name(path: PurePosixPath) -> str | None:
     """`…/000001_01_01/109.png` -> `000001_01_01_109.png`; None for anything else."""
-    if len(path.parts) < 2 or not _SERIES.fullmatch(path.parts[-2]) or not _SLICE.fullmatch(path.name):
+    if len(path.parts) < 2 or not SERIES.fullmatch(path.parts[-2]) or not _SLICE.fullmatch(path.name):
         return None
     return f"{path.parts[-2]}_{path.name}"
 
@@ -198,27 +240,3 @@ def split_name(file_name: str) -> tuple[str, str]:
 
 def _differ(a: zipfile.ZipInfo, b: zipfile.ZipInfo) -> bool:
     return (a.CRC, a.file_size) != (b.CRC, b.file_size)
-
-
-def _decoded(png: bytes, place: str, advice: str, width: int | None, height: int | None) -> np.ndarray:
-    """int16 HU (H, W) of a PNG file."""
-    _check_header(png, place, advice, width, height)
-    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None or image.ndim != 2 or image.dtype != np.uint16:
-        raise UserError(f"{place}: damaged PNG; {advice}")
-    # value - 32768 for 16 unsigned bits is the flip of the top bit, read as signed: no wrap, no wider type
-    return np.bitwise_xor(image, np.uint16(HU_OFFSET), out=image).view(np.int16)
-
-
-def _check_header(png: bytes, place: str, advice: str, width: int | None, height: int | None) -> None:
-    """Look at what a PNG declares before anything is decoded, so that a lie cannot fill the memory."""
-    if len(png) < _PNG.size or png[:8] != b"\x89PNG\r\n\x1a\n" or png[12:16] != b"IHDR":
-        raise UserError(f"{place}: not a PNG file; {advice}")
-    _, _, _, w, h, depth, colour = _PNG.unpack_from(png)
-    if (depth, colour) != (16, 0):
-        found = f"{depth}-bit {_COLOURS.get(colour, f'colour type {colour}')}"
-        raise UserError(f"{place}: {found} PNG, but slices are 16-bit grey (HU + {HU_OFFSET}); {advice}")
-    if not (0 < w <= MAX_SIDE and 0 < h <= MAX_SIDE):
-        raise UserError(f"{place}: declares {w} x {h} px, more than {MAX_SIDE} x {MAX_SIDE}; {advice}")
-    if (width or w, height or h) != (w, h):
-        raise UserError(f"{place}: {w} x {h} px, but annotated as {width} x {height} px (Image_size); {advice}")

@@ -15,10 +15,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import httpx
 import tenacity
@@ -26,8 +24,8 @@ from filelock import FileLock
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import CHUNK
-from lesionpipe.download.archives import Archive, verify
-from lesionpipe.params import Params
+from lesionpipe.download.archives import Archive
+from lesionpipe.download.verification import OnBytes, note_verified, verify
 
 PAUSE_S = 1.0  # before the first retry; doubled with each failure in a row
 LONGEST_PAUSE_S = 60.0
@@ -36,17 +34,11 @@ REDIRECTS = 10
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How stubborn a download is: failures in a row before giving up, seconds of silence, archives at a time."""
+class RetryPolicy:
+    """When a download gives up: after `retries` failures in a row, or `timeout_s` seconds of silence per attempt."""
 
     retries: int
     timeout_s: float
-    downloads: int
-
-    @classmethod
-    def of(cls, params: Params) -> Self:
-        """From the parameters; none of these changes a result, so no stage tracks them."""
-        return cls(params.download.retries, params.download.timeout_s, params.runtime.downloads)
 
 
 class Stopped(Exception):
@@ -61,13 +53,15 @@ class Interrupted(Exception):
         self.wait_s = wait_s
 
 
-Counter = Callable[[int], object]
+class RefusedRedirect(UserError):
+    """A server redirects to what is no web address; another attempt would meet the same."""
 
 
-def fetch(archive: Archive, target: Path, patience: Patience, on_bytes: Counter, stop: threading.Event) -> None:
+def fetch(archive: Archive, target: Path, policy: RetryPolicy, on_bytes: OnBytes, stop: threading.Event) -> None:
     """Fetch an archive to `target`, going on from `<target>.partial`; a corrupt one is fetched anew once.
 
-    `on_bytes` is told each change of the number of bytes that are there, also a negative one.
+    A damaged file at `target` is replaced when the whole archive has come. `on_bytes` gets each change of the number of
+    bytes that are there, also a negative one.
 
     Raises:
         UserError: the server refuses, keeps failing, or sends wrong bytes twice; or the disk is full.
@@ -75,44 +69,44 @@ def fetch(archive: Archive, target: Path, patience: Patience, on_bytes: Counter,
     """
     partial = target.with_name(target.name + ".partial")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{partial}.lock"):  # another process may be fetching ahead
-        if _lies_there(archive, target):
+    with FileLock(target.with_name(f".{target.name}.lock")):  # another process may be fetching ahead
+        if is_archive(target, archive):
             on_bytes(archive.bytes)
             return
         for _ in range(2):
-            found = _receive(archive, partial, patience, on_bytes, stop)
+            found = _receive(archive, partial, policy, on_bytes, stop)
             if found == archive.md5:
                 partial.replace(target)
+                note_verified(target, archive)
                 return
             partial.unlink()
             on_bytes(-archive.bytes)
     raise UserError(
         f"{archive.name}: {archive.url} sent bytes of MD5 {found} twice, {archive.md5} is published; "
-        "try later, or take a mirror (dataset.listing)"
+        "try later, or take a mirror (download.archives)"
     )
 
 
-def _lies_there(archive: Archive, target: Path) -> bool:
-    """Whether the archive lies there whole; another file of its name (damaged, or of another listing) is removed."""
-    if not target.exists():
+def is_archive(path: Path, archive: Archive) -> bool:
+    """Whether the archive lies there whole; another file of its name (damaged, or of another table) is reported."""
+    if not path.exists():
         return False
     try:
-        verify(target, archive)
+        verify(path, archive)
     except UserError as error:
-        print(f"{error}, which happens now", file=sys.stderr)
-        target.unlink()
+        print(f"{error}; that is done now", file=sys.stderr)
         return False
     return True
 
 
-def _receive(archive: Archive, partial: Path, patience: Patience, on_bytes: Counter, stop: threading.Event) -> str:
+def _receive(archive: Archive, partial: Path, policy: RetryPolicy, on_bytes: OnBytes, stop: threading.Event) -> str:
     """MD5 of all the archive's bytes, once they lie in `partial`."""
-    with client(patience.timeout_s) as http, partial.open("ab", buffering=0) as handle:
+    with client(policy.timeout_s) as http, partial.open("ab", buffering=0) as handle:
         transfer = _Transfer(archive, handle, on_bytes, stop)
         transfer.hash_what_is_there(partial)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Interrupted),
-            stop=lambda state: transfer.failures > patience.retries,
+            stop=lambda state: transfer.failures > policy.retries,
             wait=lambda state: pause(transfer.failures, state.outcome.exception()),
             sleep=stop.wait,
             reraise=True,
@@ -129,13 +123,29 @@ def _receive(archive: Archive, partial: Path, patience: Patience, on_bytes: Coun
 
 
 def client(timeout_s: float) -> httpx.Client:
-    """An HTTP client that follows a few redirects and takes bytes as they are stored."""
+    """An HTTP client that follows a few redirects, to web addresses alone, and takes bytes as they are stored."""
     return httpx.Client(
         timeout=timeout_s,
         follow_redirects=True,
         max_redirects=REDIRECTS,
         headers={"Accept-Encoding": "identity", "User-Agent": "lesionpipe"},
+        event_hooks={"response": [_check_redirect]},
     )
+
+
+def _check_redirect(response: httpx.Response) -> None:
+    """Refuse a redirect to another scheme (file, ftp) or to no address at once, before httpx takes it for a cut."""
+    if not response.has_redirect_location:
+        return
+    location = response.headers["Location"]
+    try:
+        target = response.url.join(location)
+    except httpx.InvalidURL:
+        target = None
+    if target is None or target.scheme not in ("http", "https") or not target.host:
+        raise RefusedRedirect(
+            f"{response.url} redirects to {location!r}, which is no web address; take a mirror (download.archives)"
+        )
 
 
 def pause(failures: int, error: BaseException | None) -> float:
@@ -147,7 +157,7 @@ def pause(failures: int, error: BaseException | None) -> float:
 class _Transfer:
     """The state of one archive's transfer over all attempts: bytes there, their MD5, failures in a row."""
 
-    def __init__(self, archive: Archive, handle, on_bytes: Counter, stop: threading.Event) -> None:
+    def __init__(self, archive: Archive, handle, on_bytes: OnBytes, stop: threading.Event) -> None:
         self.archive, self.handle, self.on_bytes, self.stop = archive, handle, on_bytes, stop
         self.digest, self.size = hashlib.md5(usedforsecurity=False), 0
         self.failures, self.furthest = 0, 0
@@ -173,6 +183,8 @@ class _Transfer:
             self.failures += 1
             message = str(error) or type(error).__name__
             raise Interrupted(f"{self.archive.url}: {message}", getattr(error, "wait_s", 0.0)) from None
+        except RefusedRedirect as error:
+            raise UserError(f"{self.archive.name}: {error}") from None
         except httpx.TooManyRedirects:
             raise UserError(f"{self.archive.name}: {self.archive.url} redirects more than {REDIRECTS} times") from None
         except httpx.InvalidURL as error:

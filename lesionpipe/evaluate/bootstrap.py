@@ -1,34 +1,45 @@
 """Intervals of the numbers: a bootstrap that draws patients, because one patient's lesions resemble each other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from lesionpipe.evaluate.froc import Events, sensitivity
 
-LEVEL = 0.95
+INTERVAL_LEVEL = 0.95
 
 
-def draw_patients(patients: int, samples: int, seed: int) -> np.ndarray:
-    """How often each patient is drawn: (samples, patients) int64, each row sums to `patients`."""
-    rng = np.random.default_rng(seed)
-    if not patients:
-        return np.zeros((0, 0), dtype=np.int64)
-    drawn = (rng.integers(patients, size=patients) for _ in range(samples))
-    return np.array([np.bincount(draw, minlength=patients) for draw in drawn], dtype=np.int64).reshape(-1, patients)
+@dataclass(frozen=True)
+class PatientDraws:
+    """Draws of patients with replacement, made anew in each pass: a thousand draws take no more memory than one.
+
+    Iterating gives `samples` arrays (patients,) int64: how often each patient is drawn; none without patients.
+    """
+
+    patients: int
+    samples: int
+    seed: int
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        rng = np.random.default_rng(self.seed)
+        for _ in range(self.samples if self.patients else 0):
+            yield np.bincount(rng.integers(self.patients, size=self.patients), minlength=self.patients)
 
 
-def resample(statistic: Callable[[np.ndarray], np.ndarray], draws: np.ndarray, values: int) -> np.ndarray:
+def resample(
+    statistic: Callable[[np.ndarray], np.ndarray | float], draws: Iterable[np.ndarray], values: int
+) -> np.ndarray:
     """`statistic` of the weights of each draw: (samples, values)."""
     return np.array([statistic(weights) for weights in draws], dtype=np.float64).reshape(-1, values)
 
 
-def resample_sensitivity(events: Events, rates: np.ndarray, draws: np.ndarray) -> np.ndarray:
+def resample_sensitivity(events: Events, rates: np.ndarray, draws: Iterable[np.ndarray]) -> np.ndarray:
     """Sensitivity at `rates` in each draw: (samples, rates); NaN in a draw that holds no lesion."""
     return resample(lambda weights: sensitivity(events, rates, weights), draws, len(rates))
 
 
-def interval(samples: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+def percentile_interval(samples: np.ndarray, level: float = INTERVAL_LEVEL) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval over the first axis: low and high, each of the remaining shape.
 
     Draws where the number is undefined (NaN) are left out; NaN where none is left.

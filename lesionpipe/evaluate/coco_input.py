@@ -17,7 +17,7 @@ from lesionpipe.evaluate.truth import Detections, Truth
 
 PATIENT_FIELD = "patient"
 # the whole name, 000001_01_01_109.png or …/000001_01_01/109.png; DeepLesion's 4,427 patients begin with 00, dates don't
-_DEEPLESION_NAME = re.compile(r"(?:.*[/\\])?(00[0-9]{4})_[0-9]{2}_[0-9]{2}[_/\\][0-9]{3}\.png")
+_DEEPLESION_NAME = re.compile(r"(?:.*[/\\])?(00[0-9]{4})_[0-9]{2}_[0-9]{2}[_/\\][0-9]{3,6}\.png")
 
 
 def read_truth(path: str | Path, patient_key: str | None = None) -> tuple[Truth, pd.Index]:

@@ -19,7 +19,7 @@ import numpy as np
 from lesionpipe.core import boxes
 from lesionpipe.evaluate.truth import Detections, Truth
 
-PIXEL = 1.0  # width = x2 - x1 + 1
+ADDED_PIXEL = 1.0  # width = x2 - x1 + 1
 ROUNDING = 1e-12  # relative: 0.1 * 30 images counts as 3 false positives
 
 
@@ -53,7 +53,7 @@ class Events:
         return len(self.hit_scores) - np.searchsorted(self.hit_scores[::-1], self.false_scores, "left")
 
 
-def match(truth: Truth, detections: Detections, iou: float = 0.5) -> Matches:
+def overlapping_pairs(truth: Truth, detections: Detections, iou: float = 0.5) -> Matches:
     """All pairs with IoU >= `iou`."""
     order = np.argsort(truth.lesion_images, kind="stable")
     count = np.bincount(truth.lesion_images, minlength=len(truth.images))
@@ -62,7 +62,7 @@ def match(truth: Truth, detections: Detections, iou: float = 0.5) -> Matches:
     detection = np.repeat(np.arange(len(pairs)), pairs)
     within = np.arange(len(detection)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
     lesion = order[first[detections.images[detection]] + within]
-    enough = boxes.iou(detections.boxes[detection], truth.lesion_boxes[lesion], PIXEL) >= iou
+    enough = boxes.iou(detections.boxes[detection], truth.lesion_boxes[lesion], ADDED_PIXEL) >= iou
     return Matches(detection[enough], lesion[enough])
 
 

@@ -1,39 +1,54 @@
-"""Published sensitivities on DeepLesion's official test split, to stand beside one's own.
+"""Published sensitivities on DeepLesion's official test split, to stand beside one's own: `published.csv`, best first.
 
-In % at `RATES` false positives per image; NaN: not published. The rows of the paper and of those that it quotes are its
-Table 1; MVP-Net (Li et al. 2019) and MULAN (Yan et al. 2019) came after it.
+The rows of the paper and of those that it quotes are its Table 1 and Fig. 2; MVP-Net (Li et al. 2019) and MULAN (Yan et
+al. 2019) came after it. All hold at IoU 0.5, for all lesions (`group` all) or for the paper's three size groups.
 """
 
-from math import nan
+from collections.abc import Sequence
+from pathlib import Path
 
-RATES = (0.5, 1, 2, 4, 8, 16)
+import pandas as pd
 
-FROC = {  # the best first
-    "MULAN": (77.32, 84.39, 88.99, 92.22, 94.52, 95.24),
-    "MVP-Net": (73.83, 81.82, 87.60, 91.30, nan, nan),
-    "the paper (+ attention gate)": (72.15, 80.07, 86.40, 90.77, 94.09, 96.32),
-    "3DCE": (62.48, 73.37, 80.70, 85.65, 89.09, 91.06),
-    "the paper, original RetinaNet": (45.80, 54.17, 62.50, 69.80, 75.34, 79.48),
-    "the paper, + anchor optimisation": (64.82, 74.98, 82.29, 87.87, 92.20, 94.90),
-    "the paper, + dense supervision": (70.24, 78.28, 85.10, 90.39, 93.81, 96.01),
-    "Faster R-CNN": (56.90, 67.26, 75.57, 81.62, 85.83, 88.74),
-    "ULDor": (52.86, 64.80, 74.84, 84.38, 87.17, 91.80),
-    "Mask R-CNN": (39.82, 52.66, 65.58, 77.73, 85.54, 91.80),
-}
+PUBLISHED_IOU = 0.5
+PUBLISHED_SLICES = 4831  # key slices of the test split; 4,817 without the noisy ones
+SLICES_TOLERANCE = 0.01  # a few may lack their image
+PLOTTED_METHODS = ("MULAN", "MVP-Net", "the paper (+ attention gate)", "3DCE", "the paper, original RetinaNet")
+SAME_DATA, OTHER_DATA = "same", "other"
+THIS_RUN = "this run"
 
-SLICES = {  # input slices of each method, where they are known
-    "MULAN": 9,
-    "MVP-Net": 9,
-    "the paper (+ attention gate)": 3,
-    "3DCE": 27,
-    "the paper, original RetinaNet": 3,
-    "the paper, + anchor optimisation": 3,
-    "the paper, + dense supervision": 3,
-    "Faster R-CNN": 3,
-    "ULDor": 1,
-}
 
-SIZES = {  # in % at 4 false positives per image: < 10 mm, 10-30 mm, > 30 mm (paper, Fig. 2, right)
-    "the paper": (88.35, 91.73, 93.02),
-    "3DCE": (80.0, 87.0, 84.0),
-}
+def read_published() -> pd.DataFrame:
+    """method, slices (of the input; NaN: unknown), group, fps_per_image, sensitivity (share), reference."""
+    return pd.read_csv(Path(__file__).with_name("published.csv"))
+
+
+def is_published_set(source: str, split: str, slices: int) -> bool:
+    """Whether a run was evaluated on what the published numbers were: DeepLesion's test split, whole.
+
+    Args:
+        source: `dataset.source`; the phantom isn't DeepLesion.
+        slices: how many were evaluated.
+    """
+    whole = abs(slices - PUBLISHED_SLICES) <= SLICES_TOLERANCE * PUBLISHED_SLICES
+    return source != "phantom" and split == "test" and whole
+
+
+def published_table(iou: float, groups: Sequence[str], same_data: bool) -> pd.DataFrame:
+    """What may be drawn beside a run: method, group, fps_per_image, sensitivity, data (same or other than the run's).
+
+    Groups are matched by name: only the paper's own size groups have published numbers. Empty at another IoU.
+    """
+    table = read_published()
+    fits = table["method"].isin(PLOTTED_METHODS) & table["group"].isin(["all", *groups])
+    chosen = table[fits & (iou == PUBLISHED_IOU)][["method", "group", "fps_per_image", "sensitivity"]]
+    return chosen.assign(data=SAME_DATA if same_data else OTHER_DATA).reset_index(drop=True)
+
+
+def with_published(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """A plotted table with the rows of `published_table` below its own, so that `dvc plots` draws them side by side.
+
+    Two columns more: method ("this run", or who published) and data (empty, or `published_table`'s).
+    """
+    columns = [*table.columns, "method", "data"]
+    own = table.assign(method=THIS_RUN, data="")
+    return pd.concat([own, published.assign(split="test").reindex(columns=columns)], ignore_index=True)[columns]

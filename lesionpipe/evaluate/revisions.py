@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from dvc.api import DVCFileSystem
@@ -12,18 +13,14 @@ from dvc.exceptions import DvcException
 from dvc.scm import SCMError
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.data.detections import read_detections
-from lesionpipe.data.schema import read_lesions
-from lesionpipe.evaluate.truth import Detections, Truth, detections_of_split, truth_of_split
-from lesionpipe.params import load_params
-
-DETECTIONS = "data/detections.csv"
-LESIONS = "data/lesions.csv"
-SLICES = "data/slices"
+from lesionpipe.data.detections import DETECTIONS, read_detections
+from lesionpipe.data.schema import LESIONS_CSV, read_lesions
+from lesionpipe.data.slices import SLICES_FOLDER, read_slice_index
+from lesionpipe.evaluate.truth import Detections, Truth, counted_tables, detections_of_split, truth_of_split
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """One side of a comparison: what it was evaluated on, and what it found."""
 
     name: str
@@ -31,42 +28,40 @@ class Run:
     detections: Detections
 
 
-def open_run(name: str, split: str) -> Run:
+def open_run(name: str, split: str, parts: Iterable[str], noisy: Literal["keep", "drop"]) -> ComparedRun:
     """A side of a comparison: the path of a detections.csv, scored on the workspace's slices and lesions, or a Git
     revision or experiment name, read with its own slices and lesions from DVC's cache or remote.
+
+    Args:
+        parts: of the workspace.
+        noisy: `lesions.noisy`, by which both sides are judged.
 
     Raises:
         UserError: no such file or revision, an output that is in no cache, or a table that is wrong.
     """
     if Path(name).is_file():
-        parts = load_params().dataset.parts
-        return _run(name, name, split, Path(name), Path(LESIONS), [Path(SLICES) / f"{part}.csv" for part in parts])
+        return _run_of(name, name, split, noisy, Path(name), Path(LESIONS_CSV), read_slice_index(parts))
     with tempfile.TemporaryDirectory() as folder:
         files = _fetch(name, Path(folder))
-        indices = sorted(files / SLICES / path.name for path in (files / SLICES).glob("*.csv"))
-        return _run(name, f"{name}:{DETECTIONS}", split, files / DETECTIONS, files / LESIONS, indices)
+        own_parts = sorted(path.stem for path in (files / SLICES_FOLDER).glob("*.csv"))
+        index = read_slice_index(own_parts, files / SLICES_FOLDER)
+        return _run_of(name, f"{name}:{DETECTIONS}", split, noisy, files / DETECTIONS, files / LESIONS_CSV, index)
 
 
-def _run(name: str, source: str, split: str, found: Path, lesions: Path, indices: Iterable[Path]) -> Run:
-    index = pd.concat([_read_index(path) for path in indices], ignore_index=True)
-    truth = truth_of_split(index, read_lesions(lesions), split)[0]
-    return Run(name, truth, detections_of_split(read_detections(found, source), truth, split, source))
-
-
-def _read_index(path: Path) -> pd.DataFrame:
-    """A part's index alone: the slices themselves need not be there."""
-    try:
-        return pd.read_csv(path, dtype={"file_name": str, "split": str}, usecols=["file_name", "split", "patient"])
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run `dvc repro preprocess@{path.stem}`") from None
+def _run_of(
+    name: str, source: str, split: str, noisy: str, found: Path, lesions: Path, index: pd.DataFrame
+) -> ComparedRun:
+    counted, rows, detections = counted_tables(index, read_lesions(lesions), read_detections(found, source), noisy)
+    truth = truth_of_split(counted, rows, split)[0]
+    return ComparedRun(name, truth, detections_of_split(detections, truth, split, source))
 
 
 def _fetch(revision: str, folder: Path) -> Path:
     """Copy the three kinds of files of a revision into `folder`, under their own paths."""
     with _explained(revision):
         system = DVCFileSystem(repo=".", rev=revision)
-        indices = [path for path in system.ls(SLICES, detail=False) if path.endswith(".csv")]
-        for path in (DETECTIONS, LESIONS, *indices):
+        indices = [path for path in system.ls(SLICES_FOLDER, detail=False) if path.endswith(".csv")]
+        for path in (DETECTIONS.as_posix(), LESIONS_CSV, *indices):
             target = folder / path.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             system.get_file(path, str(target))

@@ -1,12 +1,12 @@
 """The numbers of one evaluated set, with their intervals, and the flat form that `dvc metrics diff` shows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lesionpipe.evaluate.bootstrap import interval, resample, resample_sensitivity
-from lesionpipe.evaluate.froc import Events, match, pooled_events, sensitivity, strict_events, thresholds
+from lesionpipe.evaluate.bootstrap import percentile_interval, resample, resample_sensitivity
+from lesionpipe.evaluate.froc import Events, overlapping_pairs, pooled_events, sensitivity, strict_events, thresholds
 from lesionpipe.evaluate.precision import rank_detections
 from lesionpipe.evaluate.truth import Detections, Truth
 
@@ -15,7 +15,7 @@ MEAN_NAME = "mean_0.5_to_4"
 
 
 @dataclass(frozen=True)
-class Number:
+class Estimate:
     """A value and its 95 % interval; NaN: undefined."""
 
     value: float
@@ -33,23 +33,24 @@ class Scores:
     detections: int
     iou: float
     rates: tuple[float, ...]
-    sensitivity: tuple[Number, ...]
+    sensitivity: tuple[Estimate, ...]
     strict: tuple[float, ...]
     thresholds: tuple[float, ...]
-    mean: Number
-    average_precision: Number
+    mean: Estimate
+    average_precision: Estimate
     events: Events  # of the published rule, for curves
     strict_events: Events
 
 
-def score(truth: Truth, detections: Detections, rates: Sequence[float], iou: float, draws: np.ndarray) -> Scores:
+def score_detections(
+    truth: Truth, detections: Detections, rates: Sequence[float], iou: float, draws: Iterable[np.ndarray]
+) -> Scores:
     """All numbers of one set by the published rule (`froc`); the draws of patients (`bootstrap`) give the intervals."""
     at = np.array(rates, dtype=np.float64)
-    matches = match(truth, detections, iou)
-    events, strict = pooled_events(truth, detections, matches), strict_events(truth, detections, matches)
+    pairs = overlapping_pairs(truth, detections, iou)
+    events, strict = pooled_events(truth, detections, pairs), strict_events(truth, detections, pairs)
     ranking = rank_detections(truth, detections, iou)
     resampled = resample_sensitivity(events, np.concatenate([at, MEAN_RATES]), draws)
-    precisions = resample(lambda weights: ranking.area(weights), draws, 1)
     return Scores(
         images=len(truth.images),
         lesions=len(truth.lesion_images),
@@ -57,45 +58,45 @@ def score(truth: Truth, detections: Detections, rates: Sequence[float], iou: flo
         detections=len(detections.scores),
         iou=iou,
         rates=tuple(float(rate) for rate in rates),
-        sensitivity=numbers(sensitivity(events, at), resampled[:, : len(at)]),
+        sensitivity=_estimates(sensitivity(events, at), resampled[:, : len(at)]),
         strict=tuple(sensitivity(strict, at).tolist()),
         thresholds=tuple(thresholds(events, at).tolist()),
-        mean=numbers(_mean(sensitivity(events, MEAN_RATES)), _mean(resampled[:, len(at) :]))[0],
-        average_precision=numbers(np.array([ranking.area()]), precisions)[0],
+        mean=_estimates(_mean(sensitivity(events, MEAN_RATES)), _mean(resampled[:, len(at) :]))[0],
+        average_precision=_estimates(np.array([ranking.area()]), resample(ranking.area, draws, 1))[0],
         events=events,
         strict_events=strict,
     )
 
 
-def numbers(values: np.ndarray, resampled: np.ndarray) -> tuple[Number, ...]:
-    """Values (n,) with the intervals of their resampled values (samples, n)."""
-    low, high = interval(resampled)
-    return tuple(Number(*map(float, row)) for row in zip(values, low, high, strict=True))
-
-
-def flat(scores: Scores) -> dict[str, float | int | None]:
-    """Readable flat keys, the headline first; undefined numbers are None."""
-    names = [f"{rate:g}" for rate in scores.rates]
-    precision = f"map_{100 * scores.iou:.0f}"
+def flat_metrics(scores: Scores) -> dict[str, float | int | None]:
+    """Readable flat keys, the headline first; undefined numbers are None. Keys change with the rates alone."""
+    named = [f"{rate:g}" for rate in scores.rates]
+    estimates = {f"sensitivity_at_{name}": e for name, e in zip(named, scores.sensitivity, strict=True)}
+    estimates |= {MEAN_NAME: scores.mean, "average_precision": scores.average_precision}
     result: dict[str, float | int | None] = {
         "images": scores.images,
         "lesions": scores.lesions,
         "patients": scores.patients,
         "detections": scores.detections,
+        "iou": scores.iou,
     }
-    result |= {f"sensitivity_at_{name}": n.value for name, n in zip(names, scores.sensitivity, strict=True)}
-    result |= {MEAN_NAME: scores.mean.value, precision: scores.average_precision.value}
-    result |= {f"threshold_at_{name}": value for name, value in zip(names, scores.thresholds, strict=True)}
-    result |= {f"strict_sensitivity_at_{name}": value for name, value in zip(names, scores.strict, strict=True)}
-    bounded = {f"sensitivity_at_{name}": n for name, n in zip(names, scores.sensitivity, strict=True)}
-    for name, number in {**bounded, MEAN_NAME: scores.mean, precision: scores.average_precision}.items():
-        result |= {f"{name}_low": number.low, f"{name}_high": number.high}
-    return {key: defined(value) for key, value in result.items()}
+    result |= {name: estimate.value for name, estimate in estimates.items()}
+    result |= {f"threshold_at_{name}": value for name, value in zip(named, scores.thresholds, strict=True)}
+    result |= {f"strict_sensitivity_at_{name}": value for name, value in zip(named, scores.strict, strict=True)}
+    for name, estimate in estimates.items():
+        result |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return {key: null_if_nan(value) for key, value in result.items()}
 
 
-def defined(value: float) -> float | None:
+def null_if_nan(value: float) -> float | None:
     """None for NaN: JSON has no NaN."""
     return None if np.isnan(value) else value
+
+
+def _estimates(values: np.ndarray, resampled: np.ndarray) -> tuple[Estimate, ...]:
+    """Values (n,) with the intervals of their resampled values (samples, n)."""
+    low, high = percentile_interval(resampled)
+    return tuple(Estimate(*map(float, row)) for row in zip(values, low, high, strict=True))
 
 
 def _mean(sensitivities: np.ndarray) -> np.ndarray:

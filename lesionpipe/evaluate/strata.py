@@ -9,25 +9,25 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lesionpipe.data import size_groups as groups
 from lesionpipe.data.schema import TYPES
+from lesionpipe.data.size_groups import by_size
 
 INTERVAL_EDGE_MM = 2.5  # thin and thick slices
 UNKNOWN = "unknown"
 
 
-def by_size(lesions: pd.DataFrame, edges_mm: Sequence[float]) -> dict[str, np.ndarray]:
+def size_strata(lesions: pd.DataFrame, edges_mm: Sequence[float]) -> dict[str, np.ndarray]:
     """Groups of the long diameter, see `lesionpipe.data.size_groups`; lesions without one are `unknown`."""
-    return _with_unknown(groups.by_size(lesions["long_diameter_mm"], edges_mm), len(lesions))
+    return _with_unknown(by_size(lesions["long_diameter_mm"], edges_mm), len(lesions))
 
 
-def by_type(lesions: pd.DataFrame) -> dict[str, np.ndarray]:
+def type_strata(lesions: pd.DataFrame) -> dict[str, np.ndarray]:
     """One group per coarse type, in DeepLesion's order; unlabelled lesions (all of train) are `unknown`."""
     kind = lesions["type"].to_numpy()
     return _with_unknown({name: kind == name for name in TYPES}, len(kind))
 
 
-def by_interval(lesions: pd.DataFrame) -> dict[str, np.ndarray]:
+def interval_strata(lesions: pd.DataFrame) -> dict[str, np.ndarray]:
     """Thin and thick slices by the slice interval; lesions without one are `unknown`."""
     interval = lesions["slice_interval_mm"].to_numpy(dtype=np.float64)
     thin, thick = interval < INTERVAL_EDGE_MM, interval >= INTERVAL_EDGE_MM

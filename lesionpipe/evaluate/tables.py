@@ -1,33 +1,35 @@
 """Tables that `dvc plots` draws: the FROC curve with its band, and sensitivity per group of lesions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from lesionpipe.evaluate.bootstrap import interval, resample_sensitivity
+from lesionpipe.evaluate.bootstrap import percentile_interval, resample_sensitivity
 from lesionpipe.evaluate.froc import Matches, pooled_events, sensitivity, thresholds
 from lesionpipe.evaluate.scores import Scores
 from lesionpipe.evaluate.truth import Detections, Truth
 
-STEPS = 8  # points per doubling of the rate
+STEPS_PER_OCTAVE = 8  # points per doubling of the rate
 OCTAVES = (-3, 4)  # 0.125 … 16 false positives per image
 
 
 def curve_rates(end: float) -> np.ndarray:
     """Rates of the plotted curve, evenly spaced on a log-2 axis: 0.125 … 16, and up to 32 as far as its `end`."""
-    rates = 2.0 ** (np.arange(OCTAVES[0] * STEPS, (OCTAVES[1] + 1) * STEPS + 1) / STEPS)
+    rates = 2.0 ** (
+        np.arange(OCTAVES[0] * STEPS_PER_OCTAVE, (OCTAVES[1] + 1) * STEPS_PER_OCTAVE + 1) / STEPS_PER_OCTAVE
+    )
     return rates[rates <= max(end, 2.0 ** OCTAVES[1])]
 
 
-def froc_table(split: str, scores: Scores, draws: np.ndarray) -> pd.DataFrame:
+def froc_table(split: str, scores: Scores, draws: Iterable[np.ndarray]) -> pd.DataFrame:
     """The curve thinned for plotting: split, fps_per_image, sensitivity, low, high, strict_sensitivity, threshold.
 
     Beyond the end of the curve its last sensitivity stays, as in the rule; undefined cells are empty.
     """
     events = scores.events
     rates = curve_rates(len(events.false_scores) / max(scores.images, 1))
-    low, high = interval(resample_sensitivity(events, rates, draws))
+    low, high = percentile_interval(resample_sensitivity(events, rates, draws))
     return pd.DataFrame(
         {
             "split": split,
@@ -48,7 +50,7 @@ def group_table(
     matches: Matches,
     groups: dict[str, np.ndarray],
     rates: Sequence[float],
-    draws: np.ndarray,
+    draws: Iterable[np.ndarray],
 ) -> pd.DataFrame:
     """Sensitivity of each group at each rate: split, group, lesions, fps_per_image, sensitivity, low, high.
 
@@ -58,7 +60,7 @@ def group_table(
     tables = []
     for name, mask in groups.items():
         events = pooled_events(truth, detections, matches, mask)
-        low, high = interval(resample_sensitivity(events, at, draws))
+        low, high = percentile_interval(resample_sensitivity(events, at, draws))
         found = sensitivity(events, at)
         tables.append(
             pd.DataFrame(

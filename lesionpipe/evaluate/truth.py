@@ -1,4 +1,4 @@
-"""What is scored: the evaluated images with their lesions, and a detector's boxes on them, checked before any number.
+"""The evaluated images with their lesions, and a detector's boxes on them, checked before any number is computed.
 
 Boxes are xyxy in the pixels of the archive's slices (`original_px`), as in the published evaluations. Every image
 counts, also one without lesions or without detections; lesions and detections point at images by position.
@@ -6,14 +6,13 @@ counts, also one without lesions or without detections; lesions and detections p
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.data.schema import BOX
-
-FARTHEST_PX = 1e9  # no coordinate lies beyond; areas of larger numbers overflow
+from lesionpipe.data.schema import BOX, counted_lesions, counted_slices
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,20 @@ class Detections:
     scores: np.ndarray  # (n,) float64
 
 
+def counted_tables(
+    index: pd.DataFrame, lesions: pd.DataFrame, detections: pd.DataFrame, noisy: Literal["keep", "drop"]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The rows of the slice index, of data/lesions.csv and of data/detections.csv that count under `lesions.noisy`.
+
+    Slices whose lesions are all dropped don't count, nor do the detections on them.
+    """
+    kept = counted_slices(index, lesions, noisy)
+    dropped = index.loc[~index.index.isin(kept.index), "file_name"]
+    return kept, counted_lesions(lesions, noisy), detections[~detections["file_name"].isin(dropped)]
+
+
 def truth_of_split(index: pd.DataFrame, lesions: pd.DataFrame, split: str) -> tuple[Truth, pd.DataFrame]:
-    """Images of one split from the shards' index and their lesions, with the lesions' rows in the same order.
+    """Images of one split from the slice index and their lesions, with the lesions' rows in the same order.
 
     Args:
         index: one row per stored key slice with columns file_name, split, patient.

@@ -1,8 +1,9 @@
-"""DL_info.csv -> `data/lesions.csv`: one row per usable lesion of the parts present; all that is dropped is counted.
+"""DL_info.csv -> `data/lesions.csv`: one row per usable lesion of the parts present; what is dropped is counted.
 
 Coordinates in DL_info.csv start at 1 (as in MATLAB); here they start at 0, the centre of the first pixel. A box is the
 extent of the RECIST points plus 5 px (DeepLesion's README) and may reach outside the image. A lesion without RECIST
-points still trains the detector; its mask falls back to the box's ellipse later.
+points still trains the detector; its mask falls back to the box's ellipse later. Lesions marked Possibly_noisy are kept
+and counted; `lesions.noisy` filters them where lesions are used.
 """
 
 import numpy as np
@@ -10,12 +11,17 @@ import pandas as pd
 
 from lesionpipe.core.boxes import clip
 from lesionpipe.core.errors import UserError
-from lesionpipe.data.schema import BOX, COLUMNS, RECIST, SPLITS, TYPES
+from lesionpipe.data.schema import BOX, COLUMNS, RECIST, SPLITS, TYPES, counted_slices
 
 KEY_SLICE_COLUMNS = [
     *("file_name", "split", "slice_interval_mm"),
     *("width_original_px", "height_original_px", "slice_first", "slice_last"),
 ]
+
+
+ALL_PARTS = 56
+WHOLE_SET = {"lesions": 32_735, "key_slices": 32_120, "patients": 4_427}  # of all 56 parts (paper, sec. 3)
+THINNEST_MM = 1e-3  # spacings below count as not positive: no CT has them
 
 
 class Tally:
@@ -30,13 +36,12 @@ class Tally:
         self.counts.setdefault(kind, {})[reason] = {split: int(found.get(split, 0)) for split in SPLITS}
 
 
-def usable_lesions(table: pd.DataFrame, slices: pd.DataFrame, noisy: str) -> tuple[pd.DataFrame, dict]:
+def usable_lesions(table: pd.DataFrame, slices: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
     """Lesions of the slices present, and the counts for `metrics/lesions.json`.
 
     Args:
         table: what `read_dl_info` gives.
         slices: file_name and part of the slices that are there.
-        noisy: "keep" or "drop" the lesions marked Possibly_noisy.
 
     Raises:
         UserError: none of the lesions lies in the parts present, or a slice is in two splits.
@@ -46,34 +51,44 @@ def usable_lesions(table: pd.DataFrame, slices: pd.DataFrame, noisy: str) -> tup
     _refuse_two_splits(lesions)
     lesions = _present(lesions, slices, tally)
     lesions = _without_duplicates(lesions, tally)
-    marked = lesions["noisy"] == 1
-    tally.add("noisy", "kept" if noisy == "keep" else "dropped", lesions[marked])
-    lesions = _zero_based(lesions if noisy == "keep" else lesions[~marked])
+    lesions = _zero_based(lesions)
     lesions = _sound_boxes(lesions, tally)
     lesions = _sizes_in_mm(lesions, tally)
     _count_missing(lesions, tally)
     kinds = lesions["type"].map(dict(enumerate(TYPES, start=1))).fillna("unknown")
     lesions = lesions.assign(type=kinds)[COLUMNS].reset_index(drop=True)
-    return lesions, _summary(lesions, noisy) | tally.counts
+    return lesions, _summary(lesions) | tally.counts
 
 
 def key_slices(lesions: pd.DataFrame, part: str) -> pd.DataFrame:
-    """One row per key slice of a part, sorted by file name; what one lesion doesn't know another of the slice may."""
+    """One row per key slice of a part, sorted by file name; what one lesion's row lacks comes from another's."""
     mine = lesions.loc[lesions["part"] == part, KEY_SLICE_COLUMNS]
     return mine.groupby("file_name", sort=True).first().reset_index()
 
 
-def report(counts: dict) -> str:
+def compare_with_published(counts: dict) -> dict:
+    """Total numbers beside those of all 56 parts as published: {"lesions": {"found": …, "published": …}, …}."""
+    return {
+        name: {"found": sum(counts[name].values()), "published": published} for name, published in WHOLE_SET.items()
+    }
+
+
+def counts_as_text(counts: dict) -> str:
     """The counts in a few lines for the log: what there is by split, then every reason that occurred."""
 
     def by_split(found: dict[str, int]) -> str:
         return ", ".join(f"{split} {found[split]}" for split in SPLITS)
 
-    lines = [f"{name.replace('_', ' ')}: {by_split(counts[name])}" for name in ("lesions", "key_slices", "patients")]
-    for kind in ("left_out", "dropped", "noisy", "repaired", "missing"):
+    totals = ("lesions", "key_slices", "patients", "noisy_lesions", "noisy_key_slices")
+    lines = [f"{name.replace('_', ' ')}: {by_split(counts[name])}" for name in totals]
+    for kind in ("left_out", "dropped", "repaired", "missing"):
         for reason, found in counts[kind].items():
-            if kind == "noisy" or any(found.values()):
+            if any(found.values()):
                 lines.append(f"{kind.replace('_', ' ')}, {reason.replace('_', ' ')}: {by_split(found)}")
+    for name, numbers in counts.get("whole_set", {}).items():
+        found, published = numbers["found"], numbers["published"]
+        verdict = "as published" if found == published else f"published are {published:,}"
+        lines.append(f"all 56 parts, {name.replace('_', ' ')}: {found:,} ({verdict})")
     return "\n".join(lines)
 
 
@@ -143,7 +158,7 @@ def _sizes_in_mm(lesions: pd.DataFrame, tally: Tally) -> pd.DataFrame:
     """Spacings and diameters that aren't positive become unknown; diameters from px to mm by the in-plane spacing."""
     diameters = lesions[["long_diameter_px", "short_diameter_px"]]
     spacings = lesions[["spacing_x_mm", "spacing_y_mm", "slice_interval_mm"]]
-    bad = spacings.le(0)
+    bad = spacings.lt(THINNEST_MM)
     in_plane, interval = bad[["spacing_x_mm", "spacing_y_mm"]].any(axis=1), bad["slice_interval_mm"]
     tally.add("repaired", "spacing_not_positive", lesions[in_plane])
     tally.add("repaired", "slice_interval_not_positive", lesions[interval])
@@ -160,7 +175,7 @@ def _sizes_in_mm(lesions: pd.DataFrame, tally: Tally) -> pd.DataFrame:
 
 
 def _count_missing(lesions: pd.DataFrame, tally: Tally) -> None:
-    """What kept lesions don't tell."""
+    """What is unknown of kept lesions."""
     fields = {
         "recist": RECIST,
         "diameters": ["long_diameter_px", "short_diameter_px"],
@@ -173,10 +188,18 @@ def _count_missing(lesions: pd.DataFrame, tally: Tally) -> None:
         tally.add("missing", name, lesions[lesions[columns].isna().any(axis=1)])
 
 
-def _summary(lesions: pd.DataFrame, noisy: str) -> dict:
-    by_split = lesions.groupby("split")
-    counts: dict = {"noisy_lesions": noisy}
-    for name, column in (("lesions", "lesion"), ("key_slices", "file_name"), ("patients", "patient")):
-        found = by_split[column].nunique()
+def _summary(lesions: pd.DataFrame) -> dict:
+    """Numbers by split: all, and those that `lesions.noisy: drop` takes away."""
+    dropped_slices = counted_slices(lesions, lesions, "keep").drop(counted_slices(lesions, lesions, "drop").index)
+    columns = {
+        "lesions": (lesions, "lesion"),
+        "key_slices": (lesions, "file_name"),
+        "patients": (lesions, "patient"),
+        "noisy_lesions": (lesions[lesions["noisy"] == 1], "lesion"),
+        "noisy_key_slices": (dropped_slices, "file_name"),
+    }
+    counts = {}
+    for name, (table, column) in columns.items():
+        found = table.groupby("split")[column].nunique()
         counts[name] = {split: int(found.get(split, 0)) for split in SPLITS}
     return counts

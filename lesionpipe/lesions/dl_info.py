@@ -32,20 +32,28 @@ INDICES = {"Patient_index": "patient", "Study_index": "study", "Series_ID": "ser
 ALLOWED = {"Coarse_lesion_type": (-1, 1, 2, 3, 4, 5, 6, 7, 8), "Possibly_noisy": (0, 1), "Train_Val_Test": (1, 2, 3)}
 WHOLE = {*ALLOWED, "Slice_range", "Image_size"}
 REQUIRED = {"Train_Val_Test"}
+LARGEST_NUMBER = 1_000_000  # of any field: no pixel, mm, HU or index is beyond
 _FILE_NAME = re.compile(r"([0-9]{6})_([0-9]{2})_([0-9]{2})_([0-9]{3,6})\.png")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
-def read_dl_info(path: str | Path) -> pd.DataFrame:
+def read_dl_info(*paths: str | Path) -> pd.DataFrame:
     """The table as typed columns: lesion (1 = first data row), file_name, patient, study, series, key_slice, `NUMBERS`.
 
-    Also `indices_differ`: whether the four index columns contradict the file name, which leads.
+    Also `indices_differ`: whether the four index columns contradict the file name, which counts. The rows of several
+    files follow one another.
 
     Raises:
         UserError: the file is missing, empty, cut short or not UTF-8, lacks a column, or a value isn't what its column
             holds; file, line, field and value are named.
     """
-    rows = _rows(Path(path))
+    frame = pd.concat([_one_file(Path(path)) for path in paths], ignore_index=True)
+    frame.insert(0, "lesion", np.arange(1, len(frame) + 1))
+    return frame.astype({"split": int})
+
+
+def _one_file(path: Path) -> pd.DataFrame:
+    rows = _rows(path)
     line, header = next(rows, (1, []))
     columns = [*INDICES, "File_name", *NUMBERS]
     missing = [name for name in columns if name not in header]
@@ -59,9 +67,7 @@ def read_dl_info(path: str | Path) -> pd.DataFrame:
     if not table:
         raise UserError(f"{path}: has a header and no lesion; fetch it again")
     names = ["file_name", *INDICES.values(), "indices_differ", *(n for group in NUMBERS.values() for n in group)]
-    frame = pd.DataFrame(table, columns=names)
-    frame.insert(0, "lesion", np.arange(1, len(frame) + 1))
-    return frame.astype({"split": int})
+    return pd.DataFrame(table, columns=names)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -119,9 +125,10 @@ def _numbers(path: str | Path, line: int, field: str, text: str, count: int) -> 
 def _one(path: str | Path, line: int, field: str, token: str) -> float:
     if _NUMBER.fullmatch(token):
         value = float(token)
-        if math.isfinite(value):
-            return value
-    elif token.lower() in ("", "nan"):
+        if abs(value) > LARGEST_NUMBER:
+            raise _wrong(path, line, field, token, f"a number up to {LARGEST_NUMBER:,}")
+        return value
+    if token.lower() in ("", "nan"):
         return math.nan
     raise _wrong(path, line, field, token, "a number")
 

@@ -1,104 +1,146 @@
-"""Where DL_info.csv comes from: the phantom, a given path, beside the images, or the first address that has it.
+"""Where DL_info.csv lies: the phantom's, a given file, one beside the slices, or a copy fetched once.
 
-The official file's size and checksum are known; another file is used all the same, with a warning, because its numbers
+The official file's size and checksum are known. Another file is used all the same, with a warning, because its numbers
 will not compare with published ones.
 """
 
-import shutil
+import hashlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import tenacity
 
-from lesionpipe import phantom
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import atomic_path
-from lesionpipe.core.formats import write_csv
 from lesionpipe.core.hashing import checksum
-from lesionpipe.download.inventory import ANNOTATIONS, annotations_beside, images_folder
-from lesionpipe.download.queue import downloads_folder
-from lesionpipe.download.transfer import Interrupted, Patience, check_status, client, pause
-from lesionpipe.params import Dataset, Phantom
+from lesionpipe.core.scratch import scratch_folder
+from lesionpipe.download.places import ANNOTATIONS, annotations_beside, images_folder, phantom_folder
+from lesionpipe.download.transfer import Interrupted, RetryPolicy, check_status, client, pause
 
-TARGET = Path("data/raw") / ANNOTATIONS
+INPUT_FOLDER = Path("data/inputs/annotations")  # a dependency of the stage: DVC tracks what lies in it
 OFFICIAL_BYTES = 8_479_888
 OFFICIAL_SHA256 = "a8f57b4b1164c9ed770b5add2920d5f4c5f8defa0df467e12f6a51951e38995c"
-RETRIES = 2  # per address: the next one may be quicker than patience with a dead one
-LARGEST_BYTES = 200_000_000
+MAX_RETRIES = 2  # per address: the next one may be quicker than a dead one
+MAX_BYTES = 200_000_000
 
 
-def provide_annotations(dataset: Dataset, drawing: Phantom, urls: Sequence[str], patience: Patience) -> None:
-    """Leave `data/raw/DL_info.csv`.
+class Annotations(NamedTuple):
+    """The files that hold the lesions, one after another, and what the metrics call them (no machine's own path)."""
+
+    paths: tuple[Path, ...]
+    name: str
+
+    @property
+    def md5(self) -> str:
+        """Hex digits of the MD5 of all rows in one file, the header once; of a single file that of the file."""
+        digest = hashlib.md5(usedforsecurity=False)
+        for number, path in enumerate(self.paths):
+            header, end, rows = path.read_bytes().partition(b"\n")
+            digest.update(rows if number else header + end + rows)
+        return digest.hexdigest()
+
+
+def provide_annotations(
+    source: str, parts: Sequence[str], path: str | None, given: str | None, urls: Sequence[str], retries: RetryPolicy
+) -> Annotations:
+    """The annotations found on this computer or fetched; what isn't the official file is reported.
+
+    Args:
+        source, parts, path: of the section `dataset`.
+        given: `dataset.annotations`, which goes before all others.
+        urls, retries: of the section `download`.
 
     Raises:
-        UserError: the given file isn't there, or no address has the file.
+        UserError: the file isn't there, lies where DVC doesn't track its content, or can't be fetched.
     """
-    if dataset.source == "phantom" and dataset.annotations is None:
-        write_csv(TARGET, phantom.annotations(drawing, dataset.parts))
-        return
-    given = _given(dataset)
-    if given:
-        print(f"annotations: {given}")
-        with atomic_path(TARGET) as temporary:
-            shutil.copyfile(given, temporary)
-    else:
-        _take_fetched(urls, patience)
-    warning = compare_with_official(TARGET)
-    if warning:
-        print(warning, file=sys.stderr)
+    annotations = find_annotations(source, parts, path, given) or fetched_annotations(urls, retries)
+    print(f"annotations: {annotations.name}, MD5 {annotations.md5}")
+    if source != "phantom" or given:
+        for warning in filter(None, map(compare_with_official, annotations.paths)):
+            print(warning, file=sys.stderr)
+    return annotations
 
 
-def _take_fetched(urls: Sequence[str], patience: Patience) -> None:
-    """The official file that an earlier run fetched, or a fetched one: growing dataset.parts needs no network."""
-    kept = downloads_folder() / ANNOTATIONS
+def find_annotations(source: str, parts: Sequence[str], path: str | None, given: str | None) -> Annotations | None:
+    """The annotations on this computer, or None where they have to be fetched.
+
+    Args:
+        source, parts, path: of the section `dataset`.
+        given: `dataset.annotations`, which goes before all others.
+
+    Raises:
+        UserError: the file isn't there, or lies where DVC doesn't track its content.
+    """
+    if given is not None:
+        return Annotations((_tracked(given),), str(given))
+    if source == "phantom":
+        paths = tuple(phantom_folder(part) / ANNOTATIONS for part in sorted(parts))
+        return Annotations(paths, f"{ANNOTATIONS} of the phantom")
+    if source == "nih":
+        return None
+    folder = images_folder(path) if source == "folder" else Path(path)
+    beside = annotations_beside(folder)
+    if beside is None and source == "folder":
+        raise UserError(
+            f"dataset.path: no {ANNOTATIONS} in or beside {folder}; copy or link one into {INPUT_FOLDER}/ and name it "
+            "in dataset.annotations"
+        )
+    return Annotations((beside,), f"{ANNOTATIONS} beside the slices") if beside else None
+
+
+def _tracked(given: str) -> Path:
+    """The file `dataset.annotations`, which must lie in `INPUT_FOLDER`; links there may lead elsewhere."""
+    path = Path(given)
+    if not Path(os.path.normpath(path.absolute())).is_relative_to(INPUT_FOLDER.absolute()):
+        raise UserError(
+            f"dataset.annotations: {path.absolute()} lies outside {INPUT_FOLDER}, where DVC notices changes; copy or "
+            f"link the file into it: dataset.annotations: {INPUT_FOLDER / path.name}"
+        )
+    if not path.is_file():
+        raise UserError(f"dataset.annotations: {path.absolute()}: no such file; copy or link it there")
+    return path
+
+
+def fetched_annotations(urls: Sequence[str], retries: RetryPolicy) -> Annotations:
+    """The official file, fetched unless an earlier run has left it in the scratch folder.
+
+    Raises:
+        UserError: no address has it.
+    """
+    kept = scratch_folder() / "downloads" / ANNOTATIONS
     if not kept.exists() or compare_with_official(kept):
-        content = fetch_annotations(urls, patience)
+        content = fetch_annotations(urls, retries)
         with atomic_path(kept) as temporary:
             temporary.write_bytes(content)
-    with atomic_path(TARGET) as temporary:
-        shutil.copyfile(kept, temporary)
+    return Annotations((kept,), f"{ANNOTATIONS} fetched")
 
 
-def _given(dataset: Dataset) -> Path | None:
-    """The file on this machine, or None where it has to be fetched."""
-    if dataset.annotations is not None:
-        if not Path(dataset.annotations).is_file():
-            raise UserError(f"dataset.annotations: {dataset.annotations}: no such file")
-        return Path(dataset.annotations)
-    if dataset.source == "archives":
-        return annotations_beside(dataset.path)
-    if dataset.source == "folder":
-        beside = annotations_beside(images_folder(dataset.path))
-        if beside is None:
-            raise UserError(f"dataset.path: no {ANNOTATIONS} in or beside {dataset.path}; set dataset.annotations")
-        return beside
-    return None
-
-
-def fetch_annotations(urls: Sequence[str], patience: Patience) -> bytes:
+def fetch_annotations(urls: Sequence[str], retries: RetryPolicy) -> bytes:
     """The file from the first address that has it.
 
     Raises:
-        UserError: none has; the failure of each address is told.
+        UserError: none has; the failure of each address is named.
     """
     failures = []
     for url in urls:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((Interrupted, httpx.TransportError)),
-            stop=tenacity.stop_after_attempt(1 + min(RETRIES, patience.retries)),
+            stop=tenacity.stop_after_attempt(1 + min(MAX_RETRIES, retries.retries)),
             wait=lambda state: pause(state.attempt_number, state.outcome.exception()),
             reraise=True,
         )
         try:
-            return retrying(_fetch_once, url, patience.timeout_s)
+            return retrying(_fetch_once, url, retries.timeout_s)
         except (UserError, Interrupted, httpx.HTTPError, httpx.InvalidURL) as error:
             failures.append(f"{url}: {error or type(error).__name__}")
             print(f"{ANNOTATIONS}: {failures[-1]}", file=sys.stderr)
     raise UserError(
         f"{ANNOTATIONS}: no address has it ({'; '.join(failures) or 'download.annotation_urls is empty'}); "
-        "get the file by hand and set dataset.annotations to its path"
+        f"put a copy into {INPUT_FOLDER}/ and name it in dataset.annotations"
     )
 
 
@@ -108,8 +150,8 @@ def _fetch_once(url: str, timeout_s: float) -> bytes:
         check_status(response, ANNOTATIONS)
         for chunk in response.iter_raw():
             content += chunk
-            if len(content) > LARGEST_BYTES:
-                raise UserError(f"answers with more than {LARGEST_BYTES:,} bytes")
+            if len(content) > MAX_BYTES:
+                raise UserError(f"answers with more than {MAX_BYTES:,} bytes")
     if b"File_name" not in content.partition(b"\n")[0]:
         raise UserError(f"answers with something else than {ANNOTATIONS}")
     return bytes(content)

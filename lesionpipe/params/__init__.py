@@ -21,7 +21,7 @@ from lesionpipe.params.masks import Masks
 from lesionpipe.params.network import Network
 from lesionpipe.params.phantom import Phantom
 from lesionpipe.params.preprocess import Preprocess
-from lesionpipe.params.renamed import RENAMED
+from lesionpipe.params.renamed import RENAMED, RENAMED_VALUES
 from lesionpipe.params.runtime import Runtime
 from lesionpipe.params.section import Section
 from lesionpipe.params.train import Train
@@ -52,7 +52,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     try:
         values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; copy one of presets/ to it") from None
+        raise UserError(f"{path}: no such file; `lesionpipe preset phantom --write` writes it") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text at byte {error.start}") from None
     except YAMLError as error:
@@ -77,6 +77,8 @@ def _complaint(error: dict) -> str:
         return f"{name}.{error['ctx']['error']}"
     if error["loc"][:2] == ("dataset", "parts") and len(error["loc"]) == 3:
         return f'{name} = {error["input"]!r}: must be two digits in quotes, such as "01"'
-    message = error["msg"]
     value = "" if isinstance(error["input"], dict) else f" = {error['input']!r}"
+    if isinstance(error["input"], str) and (name, error["input"]) in RENAMED_VALUES:
+        return f"{name}{value}: {RENAMED_VALUES[name, error['input']]}"
+    message = error["msg"]
     return f"{name}{value}: {message[0].lower()}{message[1:]}"

@@ -6,7 +6,7 @@ from lesionpipe.params.section import Positive, Section
 
 
 class Download(Section):
+    annotation_urls: tuple[str, ...]
     retries: int = Field(ge=0, le=100)
     timeout_s: Positive
     archives: str | None
-    annotation_urls: tuple[str, ...]

@@ -10,8 +10,8 @@ from lesionpipe.params.section import Positive, Section
 class Preprocess(Section):
     image_size: int = Field(ge=64, le=2048, multiple_of=32)
     slices: int = Field(ge=1, le=31)
-    spacing_mm: Positive
     hu: tuple[int, int]
+    spacing_mm: Positive
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

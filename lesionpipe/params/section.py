@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -11,7 +11,11 @@ Part = Annotated[str, Field(pattern=r"^[0-9]{2}$")]
 Split = Literal["train", "val", "test"]
 Interval = tuple[Positive, Positive]
 # `dvc exp run -S train.precision=32` writes a number
-Precision = Annotated[Literal["32", "bf16"], BeforeValidator(lambda value: "32" if repr(value) == "32" else value)]
+Precision = Annotated[
+    Literal["32", "bf16"],
+    BeforeValidator(lambda value: "32" if repr(value) == "32" else value),
+    WithJsonSchema({"enum": ["bf16", "32", 32]}),
+]
 
 
 class Section(BaseModel):

@@ -4,24 +4,37 @@ The order of work, for every position `k · spacing_mm` (k = -1, 0, 1 for three 
 
 1. Position 0 is the lesion slice itself. A position that falls on an existing slice is that slice ("exact"). Between
    two slices it is their linear interpolation in HU by the slice interval ("interpolated").
-2. Where a slice that the position needs does not exist, the lesion slice stands there instead ("duplicated", as in the
+2. Where a slice that the position needs does not exist, the lesion slice is used instead ("duplicated", as in the
    paper). Both slices around the position are needed: nothing is extrapolated, and a gap is not bridged. An unknown
    interval (missing, not finite, or not above 0) says nothing about positions: all are duplicated ("unknown interval").
 3. The HU are clipped to the given range, then resized to `size` × `size` (area averages when shrinking, bilinear when
    enlarging, nothing when equal), then rounded to int16. Clipping first keeps metal and padding from bleeding.
 
-The geometry of the resize is that of `data.geometry.to_stored` and `to_original`, which carry points and boxes between the two grids.
+The geometry of the resize is that of `data.geometry.to_stored` and `to_original`, which convert points and boxes
+between the two grids.
 """
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-SAME = 1e-6  # a position this near to a slice (in slice intervals) lies on it
-KINDS = ("unknown interval", "duplicated", "interpolated", "exact")  # from the least to the best
+ON_SLICE = 1e-6  # slice intervals: a position this near to a slice lies on it
+MOST_STEPS = 1e6  # slice intervals that a stack may span; an interval that thin, or an endless one, is unknown
+NEIGHBOUR_KINDS = ("unknown interval", "duplicated", "interpolated", "exact")  # from the worst to the best
+
+
+@dataclass(frozen=True)
+class StackSettings:
+    """The section `preprocess` as values: side in px, slices per stack (odd), their distance, lowest and highest HU."""
+
+    image_size: int
+    slices: int
+    spacing_mm: float
+    hu: tuple[int, int]
 
 
 class Plan(NamedTuple):
@@ -30,7 +43,7 @@ class Plan(NamedTuple):
     below: tuple[int, ...]
     above: tuple[int, ...]
     weight: tuple[float, ...]
-    neighbours: str  # the least of its positions' KINDS
+    neighbours: str  # the worst of its positions' NEIGHBOUR_KINDS
 
     @property
     def needed(self) -> tuple[int, ...]:
@@ -47,7 +60,7 @@ def plan_stack(
         interval_mm: distance between consecutive slice numbers; None, NaN or a value not above 0 counts as unknown.
         exists: whether a slice number of this series exists.
     """
-    known = interval_mm is not None and math.isfinite(interval_mm) and interval_mm > 0
+    known = interval_mm is not None and interval_mm > 0 and 0 < slices * spacing_mm / interval_mm < MOST_STEPS
     below, above, weights, kinds = [], [], [], []
     for k in range(-(slices // 2), slices // 2 + 1):
         if k == 0:
@@ -60,13 +73,13 @@ def plan_stack(
         above.append(key_slice + high)
         weights.append(weight)
         kinds.append(kind)
-    return Plan(tuple(below), tuple(above), tuple(weights), min(kinds, key=KINDS.index))
+    return Plan(tuple(below), tuple(above), tuple(weights), min(kinds, key=NEIGHBOUR_KINDS.index))
 
 
 def _around(position: float, exists: Callable[[int], bool]) -> tuple[int, int, float, str]:
     """The slices around a position, the weight of the upper one, and how; all counted from the lesion slice."""
     nearest = round(position)
-    if abs(position - nearest) < SAME:
+    if abs(position - nearest) < ON_SLICE:
         low, high, weight, kind = nearest, nearest, 0.0, "exact"
     else:
         low, high, kind = math.floor(position), math.floor(position) + 1, "interpolated"

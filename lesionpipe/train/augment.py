@@ -10,22 +10,33 @@ the translation. Image and mask are resampled once.
 A box of DeepLesion is the extent of the RECIST end points plus a margin of 5 px. So the box of a transformed lesion is
 the extent of its transformed points plus the transformed margin. Each side has a margin of its own (from the outermost
 point to the box), seen as the four arrows (-left, 0), (right, 0), (0, -top), (0, bottom); the new margin of a side is
-how far the transformed arrows reach towards it. A flip so swaps the margins of two sides, a quarter turn hands
-them round, scaling stretches them, and small angles leave them nearly alone. Identity and flips give the old box back.
-The corners of the rotated old box, which would blow it up, are never used.
+how far the transformed arrows reach towards it. A flip swaps the margins of two sides, a quarter turn moves each to the
+next side, scaling stretches them, and small angles hardly change them. Identity and flips give the old box back.
+The corners of the rotated old box, which would make it too large, are never used.
 """
+
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from lesionpipe.core import boxes as box_math
-from lesionpipe.params import Train
 
 HALF_PIXEL = 0.5
 ELLIPSE_POINTS = 32
 
 
-def random_matrix(random: np.random.Generator, ranges: Train, side: int) -> np.ndarray:
+class AugmentationRanges(NamedTuple):
+    """Values of the section `train` (paper, sec. 3.1)."""
+
+    flip: float  # probability of each flip
+    rotation_rad: float  # largest angle
+    shear_rad: float  # largest angle
+    scale: float  # largest relative change of size
+    translation: float  # largest shift, share of the image side
+
+
+def random_matrix(random: np.random.Generator, ranges: AugmentationRanges, side: int) -> np.ndarray:
     """Draw a transform (3, 3) for a square image of `side` px; the same numbers are drawn whatever the ranges are."""
     flip = np.where(random.random(2) < ranges.flip, -1.0, 1.0)
     unit = random.uniform(-1, 1, size=6)
@@ -42,9 +53,9 @@ def random_matrix(random: np.random.Generator, ranges: Train, side: int) -> np.n
 def compose(side: int, flip=(1, 1), scale=(1, 1), shear: float = 0, rotation: float = 0, shift=(0, 0)) -> np.ndarray:
     """The matrix p -> c + t + R H S F (p - c), float64 (3, 3). Pairs are x, y; angles in rad; shift in px."""
     cosine, sine = np.cos(rotation), np.sin(rotation)
-    turn = np.array([[cosine, -sine], [sine, cosine]])
-    slant = np.array([[1.0, np.tan(shear)], [0.0, 1.0]])
-    linear = turn @ slant @ np.diag(np.asarray(scale, float) * np.asarray(flip, float))
+    rotate = np.array([[cosine, -sine], [sine, cosine]])
+    skew = np.array([[1.0, np.tan(shear)], [0.0, 1.0]])
+    linear = rotate @ skew @ np.diag(np.asarray(scale, float) * np.asarray(flip, float))
     centre = np.full(2, (side - 1) / 2)
     matrix = np.eye(3)
     matrix[:2, :2] = linear
@@ -55,14 +66,14 @@ def compose(side: int, flip=(1, 1), scale=(1, 1), shear: float = 0, rotation: fl
 def warp_slices(slices: np.ndarray, matrix: np.ndarray, air: int) -> np.ndarray:
     """Slices (n, S, S) int16 HU resampled linearly; what comes from outside the image is `air` (HU)."""
     warped = np.empty_like(slices)
-    for plane, result in zip(slices, warped, strict=True):  # one by one and as float32, where OpenCV is fastest
+    for plane, result in zip(slices, warped, strict=True):  # OpenCV is fastest on one float32 plane at a time
         result[:] = np.rint(_warp(plane.astype(np.float32), matrix, cv2.INTER_LINEAR, air))
     return warped
 
 
 def warp_mask(mask: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """A mask (S, S) uint8 resampled with the nearest pixel, 0 outside."""
-    return _warp(mask, matrix, cv2.INTER_NEAREST, 0)
+    """A mask (S, S), bool or uint8, resampled with the nearest pixel, 0 outside: uint8."""
+    return _warp(mask.view(np.uint8), matrix, cv2.INTER_NEAREST, 0)
 
 
 def _warp(plane: np.ndarray, matrix: np.ndarray, interpolation: int, border: int) -> np.ndarray:

@@ -8,45 +8,56 @@ after some more. cosine: for a fixed budget of epochs; the rate falls to 0 along
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from lesionpipe.params import Train
+
+@dataclass(frozen=True)
+class Schedule:
+    """Values of the section `train`, which says what they mean."""
+
+    kind: Literal["plateau", "cosine"]
+    epochs: int
+    learning_rate: float
+    warmup_epochs: float
+    lr_patience: int
+    lr_factor: float
+    early_stopping_patience: int
 
 
-def rate(train: Train, scores: Sequence[float], passed: float) -> float:
-    """Learning rate in the epoch that follows the validation mAPs `scores`.
+def learning_rate(schedule: Schedule, scores: Sequence[float], passed: float) -> float:
+    """The rate of a step in the epoch that follows the validation mAPs `scores`.
 
     Args:
         scores: mAP of each finished epoch.
         passed: epochs passed, with the share of the current one.
     """
-    if passed < train.warmup_epochs:
-        return train.learning_rate * passed / train.warmup_epochs
-    if train.schedule == "plateau":
-        return train.learning_rate * train.lr_factor ** drops(scores, train.lr_patience)
-    share = (passed - train.warmup_epochs) / max(train.epochs - train.warmup_epochs, 1e-9)
-    return train.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1)))
+    if passed < schedule.warmup_epochs:
+        return schedule.learning_rate * passed / schedule.warmup_epochs
+    if schedule.kind == "plateau":
+        return schedule.learning_rate * schedule.lr_factor ** lr_drops(scores, schedule.lr_patience)
+    share = (passed - schedule.warmup_epochs) / max(schedule.epochs - schedule.warmup_epochs, 1e-9)
+    return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1)))
 
 
-def drops(scores: Sequence[float], patience: int) -> int:
+def lr_drops(scores: Sequence[float], patience: int) -> int:
     """How often `patience` epochs in a row had no better mAP; the count starts anew after each drop."""
-    best, waited, count = -math.inf, 0, 0
+    best, waited, drops = -math.inf, 0, 0
     for score in scores:
         waited = 0 if score > best else waited + 1
         best = max(best, score)
         if waited == patience:
-            count, waited = count + 1, 0
-    return count
+            drops, waited = drops + 1, 0
+    return drops
 
 
-def finished(train: Train, scores: Sequence[float]) -> bool:
-    """Whether training ends: all epochs done or, with `plateau`, no better mAP in the last `early_stopping_patience` epochs."""
-    if len(scores) >= train.epochs:
+def should_stop(schedule: Schedule, scores: Sequence[float]) -> bool:
+    """Whether training ends: all epochs are done or, with `plateau`, the best of them lies too far back."""
+    if len(scores) >= schedule.epochs:
         return True
-    return (
-        train.schedule == "plateau"
-        and len(scores) > 0
-        and len(scores) - 1 - best_epoch(scores) >= train.early_stopping_patience
-    )
+    if schedule.kind != "plateau" or not scores:
+        return False
+    return len(scores) - 1 - best_epoch(scores) >= schedule.early_stopping_patience
 
 
 def best_epoch(scores: Sequence[float]) -> int:

@@ -14,59 +14,78 @@ import pandas as pd
 from markupsafe import Markup
 
 from lesionpipe.core.files import atomic_folder
-from lesionpipe.evaluate import plots
 from lesionpipe.evaluate.froc import thresholds
-from lesionpipe.evaluate.pictures import WINDOWS, Pictures, Verdict, choose, heat_picture, slice_pictures, verdicts
-from lesionpipe.evaluate.scores import Number, Scores
-from lesionpipe.evaluate.split import SplitResult
-from lesionpipe.evaluate.strata import by_size
-from lesionpipe.params import Evaluate
+from lesionpipe.evaluate.report.pictures import (
+    DISPLAY_WINDOWS,
+    Pictures,
+    Verdict,
+    choose_slices,
+    heat_picture,
+    slice_pictures,
+    verdicts,
+)
+from lesionpipe.evaluate.report.plots import froc_plot, size_plot
+from lesionpipe.evaluate.published import PUBLISHED_IOU
+from lesionpipe.evaluate.scores import Estimate
+from lesionpipe.evaluate.split import SplitResult, main_split
 
 HERE = Path(__file__).parent
 SIZE_RATE = 4.0  # false positives per image of the size plot (paper, Fig. 2)
 
 
 def write_report(
-    folder: str | Path, what: str, results: Sequence[SplitResult], pictures: Pictures, settings: Evaluate
+    folder: str | Path,
+    about: str,
+    results: Sequence[SplitResult],
+    pictures: Pictures,
+    published: pd.DataFrame,
+    operating_fp: float,
+    slices: int,
 ) -> None:
-    """Write `folder`/index.html; the last of `results` is the split whose strata and slices are shown.
+    """Write `folder`/index.html.
 
     Args:
-        what: one line that tells which data and set were evaluated.
+        about: one line on the data and the set that were evaluated.
+        pictures: of `main_split(results)`, whose strata and slices are shown.
+        published: `published.published_table`; drawn at once if it is of the same data, else when the reader asks.
+        operating_fp: false positives per image at which slices are shown.
+        slices: how many at most.
     """
-    shown = results[-1]
-    rates = [f"{rate:g}" for rate in settings.fp_rates]
+    shown = main_split(results)
+    scores = shown.scores
     page = (
         _environment()
         .get_template("report.html")
         .render(
             title="Lesion detection: FROC report",
-            what=what,
-            rates=rates,
+            about=about,
+            rates=[f"{rate:g}" for rate in scores.rates],
             rows=[_row(result) for result in results],
-            iou=f"{settings.iou:g}",
-            plots=_plots(results),
+            iou=f"{scores.iou:g}",
+            published_iou=f"{PUBLISHED_IOU:g}",
+            published=_published_state(published),
+            plots=_plots(results, published),
             strata=[_stratum(name, table) for name, table in shown.groups.items()],
             shown_split=shown.split,
-            windows=list(WINDOWS),
+            windows=list(DISPLAY_WINDOWS),
             style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
             script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
-            **_gallery(shown, pictures, settings),
+            **_gallery(shown, pictures, operating_fp, slices),
         )
     )
     with atomic_folder(folder) as temporary:
         (temporary / "index.html").write_text(page, encoding="utf-8")
 
 
-def _gallery(shown: SplitResult, pictures: Pictures, settings: Evaluate) -> dict:
+def _gallery(shown: SplitResult, pictures: Pictures, operating_fp: float, slices: int) -> dict:
     """The template's values for the slices at the operating point."""
-    threshold = float(thresholds(shown.scores.events, np.array([settings.operating_fp]))[0])
+    threshold = float(thresholds(shown.scores.events, np.array([operating_fp]))[0])
     judged = verdicts(shown.truth, shown.detections, shown.matches, threshold)
-    groups = _size_labels(shown.lesions, settings)
+    groups = _size_labels(shown)
     strata = shown.lesions["type"].astype(str) + " " + groups
-    chosen = choose(judged, shown.detections.scores, strata, settings.report_slices)
+    chosen = choose_slices(judged, shown.detections.scores, strata, slices)
     return {
-        "operating_fp": f"{settings.operating_fp:g}",
+        "operating_fp": f"{operating_fp:g}",
         "threshold": _short(threshold),
         "slices": len(judged),
         "chosen": len(chosen),
@@ -74,36 +93,51 @@ def _gallery(shown: SplitResult, pictures: Pictures, settings: Evaluate) -> dict
     }
 
 
-def _plots(results: Sequence[SplitResult]) -> list[dict]:
-    curves = pd.concat([result.curve for result in results])
-    return [
-        {"svg": Markup(plots.froc_plot(curves)), "caption": "FROC; grey: published on DeepLesion's test split"},
-        {
-            "svg": Markup(plots.size_plot(results[-1].groups["size"], SIZE_RATE)),
-            "caption": f"By size, at {SIZE_RATE:g} FPs; grey: published on DeepLesion's test split",
-        },
+def _published_state(published: pd.DataFrame) -> str:
+    """none, same or other: whether there are published numbers to draw, and whether they are of the same data."""
+    return "none" if published.empty else str(published["data"].iloc[0])
+
+
+def _plots(results: Sequence[SplitResult], published: pd.DataFrame) -> list[dict]:
+    """The two plots without and with published numbers (none: without alone), and their captions."""
+    curves, sizes = pd.concat([result.curve for result in results]), main_split(results).groups["size"]
+    rate = nearest_rate(main_split(results).scores.rates, SIZE_RATE)
+    instead = "" if rate == SIZE_RATE else f" ({SIZE_RATE:g} is not among evaluate.fp_rates)"
+    nothing = published.iloc[:0]
+    plots = [
+        ("FROC with 95 % interval", [froc_plot(curves, table) for table in (nothing, published)]),
+        (f"By size, at {rate:g} FPs per image{instead}", [size_plot(sizes, rate, t) for t in (nothing, published)]),
     ]
+    return [
+        {"caption": caption, "alone": Markup(alone), "beside": None if published.empty else Markup(beside)}
+        for caption, (alone, beside) in plots
+    ]
+
+
+def nearest_rate(rates: Sequence[float], wanted: float) -> float:
+    """The rate that differs from `wanted` by the smallest factor."""
+    return min(rates, key=lambda rate: abs(math.log(rate / wanted)))
 
 
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)
 
 
-def _size_labels(lesions: pd.DataFrame, settings: Evaluate) -> pd.Series:
+def _size_labels(result: SplitResult) -> pd.Series:
     """Size group of each lesion, by name."""
-    labels = pd.Series("", index=range(len(lesions)), dtype=object)
-    for name, mask in by_size(lesions, settings.size_edges_mm).items():
+    labels = pd.Series("", index=range(len(result.lesions)), dtype=object)
+    for name, mask in result.size_groups.items():
         labels[mask] = name
     return labels
 
 
 def _row(result: SplitResult) -> dict:
     """A line of the main table: every number with its interval."""
-    scores: Scores = result.scores
-    numbers = (*scores.sensitivity, scores.mean, scores.average_precision)
+    scores = result.scores
+    estimates = (*scores.sensitivity, scores.mean, scores.average_precision)
     return {
         "split": f"{result.split} ({scores.lesions} lesions, {scores.images} slices)",
-        "cells": [{"value": _percent(n.value), "interval": _interval(n)} for n in numbers],
+        "cells": [{"value": _percent(e.value), "interval": _interval(e)} for e in estimates],
         "thresholds": [_short(t) for t in scores.thresholds] + ["", ""],
     }
 
@@ -157,8 +191,8 @@ def _percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def _interval(number: Number) -> str:
-    return "" if math.isnan(number.low) else f"{100 * number.low:.1f}–{100 * number.high:.1f}"
+def _interval(estimate: Estimate) -> str:
+    return "" if math.isnan(estimate.low) else f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
 
 
 def _short(value: float) -> str:

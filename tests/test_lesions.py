@@ -1,7 +1,6 @@
 """DL_info.csv: every fault is one clear line, every repair is counted, and the numbers are right."""
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -10,23 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from http_server import serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
-from lesionpipe.data.schema import BOX, COLUMNS, RECIST, SPLITS, read_lesions
-from lesionpipe.download import transfer as download
-from lesionpipe.download.transfer import Patience
-from lesionpipe.lesions import source as annotation_source
-from lesionpipe.lesions.checks import key_slices, report, usable_lesions
+from lesionpipe.data.schema import BOX, COLUMNS, RECIST, counted_lesions, read_lesions, read_part_lesions
+from lesionpipe.lesions.checks import compare_with_published, counts_as_text, key_slices, usable_lesions
 from lesionpipe.lesions.dl_info import read_dl_info
-from lesionpipe.lesions.source import compare_with_official, fetch_annotations, provide_annotations
-from lesionpipe.params import Dataset, Phantom
 
-PATIENCE = Patience(retries=1, timeout_s=5, downloads=1)
-PHANTOM = Phantom(seed=0, patients_per_part=3, key_slices_per_patient=1, image_size=64)
 # A lesion whose numbers are easy: points 10 px apart along x and 4 along y, box = extent +- 5, spacing 0.5 mm
 ROW = {
     "File_name": "000001_01_01_109.png",
@@ -65,10 +56,13 @@ def read(folder: Path, text: str | bytes) -> pd.DataFrame:
     return read_dl_info(path)
 
 
-def lesions_of(folder: Path, *rows: dict, noisy: str = "keep") -> tuple[pd.DataFrame, dict]:
-    table = read(folder, text_of(*rows))
-    slices = table[["file_name"]].drop_duplicates().assign(part="07")
-    return usable_lesions(table, slices, noisy)
+def lesions_of(folder: Path, *rows: dict) -> tuple[pd.DataFrame, dict]:
+    return usable(read(folder, text_of(*rows)))
+
+
+def usable(table: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+    """The usable lesions where all slices are there, in one part."""
+    return usable_lesions(table, table[["file_name"]].drop_duplicates().assign(part="07"))
 
 
 def test_one_lesion_by_hand(tmp_path):
@@ -122,7 +116,7 @@ def test_a_lesion_without_a_usable_box_is_dropped_and_counted(tmp_path, change, 
     assert {name: sum(by.values()) for name, by in counts["dropped"].items() if sum(by.values())} == {reason: 1}
     if reason == "box_missing":  # which doesn't make two rows the same lesion
         assert lesions_of(tmp_path, {}, change, change)[1]["dropped"]["box_missing"]["test"] == 2
-    assert f"dropped, {reason.replace('_', ' ')}: train 0, val 0, test 1" in report(counts)
+    assert f"dropped, {reason.replace('_', ' ')}: train 0, val 0, test 1" in counts_as_text(counts)
 
 
 def test_a_box_that_reaches_outside_is_cut_and_counted(tmp_path):
@@ -136,7 +130,7 @@ def test_a_box_that_reaches_outside_is_cut_and_counted(tmp_path):
     assert lesions[BOX].to_numpy().tolist() == [[0, 499, 19, 514]]  # the second is the same box of the same slice
 
 
-@pytest.mark.parametrize("spacing", ["-0.5, -0.5, 5", "0, 0, 5", "0.5, -0.5, 5"])
+@pytest.mark.parametrize("spacing", ["-0.5, -0.5, 5", "0, 0, 5", "0.5, -0.5, 5", "1e-310, 0.5, 5"])
 def test_a_spacing_that_is_not_positive_becomes_unknown(tmp_path, spacing):
     lesions, counts = lesions_of(tmp_path, {"Spacing_mm_px_": spacing})
     assert lesions[["long_diameter_mm", "short_diameter_mm", "spacing_mm"]].isna().all(axis=None)
@@ -144,7 +138,7 @@ def test_a_spacing_that_is_not_positive_becomes_unknown(tmp_path, spacing):
     assert counts["repaired"]["spacing_not_positive"]["test"] == counts["missing"]["spacing"]["test"] == 1
 
 
-@pytest.mark.parametrize(("interval", "repaired"), [("-2", 1), ("0", 1), ("NaN", 0)])
+@pytest.mark.parametrize(("interval", "repaired"), [("-2", 1), ("0", 1), ("1e-310", 1), ("NaN", 0)])
 def test_a_useless_slice_interval_becomes_unknown(tmp_path, interval, repaired):
     lesions, counts = lesions_of(tmp_path, {"Spacing_mm_px_": f"0.5, 0.5, {interval}"})
     assert lesions["slice_interval_mm"].isna().all() and lesions["long_diameter_mm"].tolist() == [5]
@@ -158,7 +152,7 @@ def test_a_diameter_that_is_not_positive_becomes_unknown(tmp_path, diameters, kn
     found = lesions[["long_diameter_mm", "short_diameter_mm"]]
     assert found.astype(object).where(found.notna(), None).to_numpy().tolist() == [known]
     assert counts["repaired"]["diameter_not_positive"]["test"] == counts["missing"]["diameters"]["test"] == 1
-    assert "repaired, diameter not positive: train 0, val 0, test 1" in report(counts)
+    assert "repaired, diameter not positive: train 0, val 0, test 1" in counts_as_text(counts)
 
 
 def test_two_rows_for_one_lesion_count_once_but_two_lesions_on_a_slice_are_fine(tmp_path):
@@ -168,12 +162,14 @@ def test_two_rows_for_one_lesion_count_once_but_two_lesions_on_a_slice_are_fine(
     assert counts["key_slices"]["test"] == 1
 
 
-def test_noisy_lesions_are_kept_or_dropped_as_asked_and_counted(tmp_path):
-    rows = [{}, {"Possibly_noisy": "1", "Bounding_boxes": "200, 200, 220, 230"}]
-    kept, counts = lesions_of(tmp_path, *rows)
-    assert len(kept) == 2 and counts["noisy"] == {"kept": {"train": 0, "val": 0, "test": 1}}
-    dropped, counts = lesions_of(tmp_path, *rows, noisy="drop")
-    assert len(dropped) == 1 and "noisy, dropped: train 0, val 0, test 1" in report(counts)
+def test_noisy_lesions_are_kept_and_counted(tmp_path):
+    """Slice 109 has a noisy lesion and a sound one, slice 110 a noisy one alone."""
+    noisy = {"Possibly_noisy": "1", "Bounding_boxes": "200, 200, 220, 230"}
+    lesions, counts = lesions_of(tmp_path, {}, noisy, noisy | {"File_name": "000001_01_01_110.png"})
+    assert lesions["noisy"].tolist() == [0, 1, 1]
+    assert counts["noisy_lesions"] == {"train": 0, "val": 0, "test": 2}
+    assert counts["noisy_key_slices"] == {"train": 0, "val": 0, "test": 1}
+    assert "noisy lesions: train 0, val 0, test 2" in counts_as_text(counts)
 
 
 def test_rows_of_absent_parts_are_left_out_and_missing_slices_dropped(tmp_path):
@@ -186,12 +182,12 @@ def test_rows_of_absent_parts_are_left_out_and_missing_slices_dropped(tmp_path):
         ),
     )
     slices = pd.DataFrame({"file_name": ["000001_01_01_109.png", "000001_01_01_108.png"], "part": "01"})
-    lesions, counts = usable_lesions(table, slices, "keep")
+    lesions, counts = usable_lesions(table, slices)
     assert lesions["file_name"].tolist() == ["000001_01_01_109.png"]
     assert counts["left_out"]["part_absent"] == {"train": 1, "val": 0, "test": 0}
     assert counts["dropped"]["slice_missing"] == {"train": 0, "val": 0, "test": 1}
     with pytest.raises(UserError, match="no lesion lies in the slices present"):
-        usable_lesions(table, slices[1:].assign(file_name="000009_01_01_001.png"), "keep")
+        usable_lesions(table, slices[1:].assign(file_name="000009_01_01_001.png"))
 
 
 def test_a_patient_in_two_splits_is_refused(tmp_path):
@@ -243,6 +239,8 @@ FAULTS = {
     "an impossible split": (text_of(Train_Val_Test="4"), "Train_Val_Test = '4', expected one of 1, 2, 3"),
     "no split": (text_of(Train_Val_Test=""), "line 2: Train_Val_Test = '', expected"),
     "an unknown type": (text_of(Coarse_lesion_type="9"), "Coarse_lesion_type = '9', expected one of -1, 1"),
+    "a huge side": (text_of(Image_size="1e300, 512"), "Image_size = '1e300', expected a number up to 1,000,000"),
+    "a huge spacing": (text_of(Spacing_mm_px_="1, 1, 1e300"), "Spacing_mm_px_ = '1e300', expected a number up to"),
     "half a pixel": (text_of(Image_size="512.5, 512"), "Image_size = '512.5, 512', expected whole numbers"),
     "an image of no size": (text_of(Image_size="0, 512"), "Image_size = '0, 512', expected width and height"),
     "a strange name": (text_of(File_name="../../x.png"), "line 2: File_name = '../../x.png', expected a name like"),
@@ -257,6 +255,20 @@ def test_a_faulty_file_ends_in_one_clear_line(tmp_path, text, message):
     with pytest.raises(UserError) as caught:
         read(tmp_path, text)
     assert message in str(caught.value) and "DL_info.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_rows_of_several_files_are_numbered_through(tmp_path):
+    for name, slice_number in (("a", "109"), ("b", "110")):
+        (tmp_path / name).mkdir()
+        read(
+            tmp_path / name,
+            text_of(
+                {"File_name": f"000001_01_01_{slice_number}.png"}, {"File_name": f"000001_01_01_{slice_number}.png"}
+            ),
+        )
+    table = read_dl_info(tmp_path / "a" / "DL_info.csv", tmp_path / "b" / "DL_info.csv")
+    assert table["lesion"].tolist() == [1, 2, 3, 4]
+    assert table["key_slice"].tolist() == [109, 109, 110, 110]
 
 
 def test_line_numbers_count_blank_lines(tmp_path):
@@ -307,12 +319,11 @@ def test_whatever_is_written_is_read_back(tmp_path_factory, cases, bom, crlf, ex
 
 def test_the_reconstructed_table_has_the_published_counts(shared_data):
     table = read_dl_info(shared_data / "deeplesion" / "DL_info_reconstructed.csv")
-    slices = table[["file_name"]].drop_duplicates().assign(part="01")
-    lesions, counts = usable_lesions(table, slices, "keep")
+    lesions, counts = usable(table)
     assert counts["lesions"] == {"train": 22515, "val": 4889, "test": 4927}
     assert counts["key_slices"] == {"train": 22496, "val": 4793, "test": 4831}
     assert sum(counts["patients"].values()) == 4427
-    assert counts["noisy"]["kept"] == {"train": 0, "val": 2, "test": 15}
+    assert counts["noisy_lesions"] == {"train": 0, "val": 2, "test": 15}
     assert sum(counts["missing"]["recist"].values()) == 32331 - 6819
     assert counts["missing"]["spacing"] == {"train": 22515 - 1041, "val": 0, "test": 0}
     assert not any(sum(by.values()) for by in counts["dropped"].values())
@@ -324,79 +335,76 @@ def test_the_reconstructed_table_has_the_published_counts(shared_data):
     differ = ~np.isclose(boxes[known, 0], left, atol=0.051)  # some were published with one decimal
     assert cut == 5 and differ.sum() <= cut
 
+    whole = compare_with_published(counts)
+    assert whole["key_slices"] == {"found": 32120, "published": 32120}
+    assert whole["patients"] == {"found": 4427, "published": 4427}
+    text = counts_as_text(counts | {"whole_set": whole})
+    assert "all 56 parts, lesions: 32,331 (published are 32,735)" in text
+    assert "all 56 parts, key slices: 32,120 (as published)" in text
+
 
 def test_without_noisy_lesions_the_published_counts_hold_as_well(shared_data):
-    table = read_dl_info(shared_data / "deeplesion" / "DL_info_reconstructed.csv")
-    slices = table[["file_name"]].drop_duplicates().assign(part="01")
-    _, counts = usable_lesions(table, slices, "drop")
-    assert [counts["lesions"][s] for s in SPLITS[1:]] == [4887, 4912]
-    assert [counts["key_slices"][s] for s in SPLITS[1:]] == [4791, 4817]
-
-
-# ---- where the file comes from
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(download, "PAUSE_S", 0.01)
-    monkeypatch.delenv("LESIONPIPE_SCRATCH", raising=False)
-    return tmp_path
-
-
-def source(name: str, **changes) -> Dataset:
-    known = {"parts": ["01"], "path": None, "annotations": None, "watch": [], "listing": "table.tsv"}
-    return Dataset.model_validate({"source": name, **known, **changes})
-
-
-def test_addresses_are_tried_in_turn(elsewhere, capsys):
-    good = text_of().encode()
-    with serve(b"", "status 404") as gone, serve(b"", "page") as page, serve(good, "status 503") as right:
-        provide_annotations(source("nih"), PHANTOM, [gone.url, page.url, right.url], PATIENCE)
-    assert Path("data/raw/DL_info.csv").read_bytes() == good
-    told = capsys.readouterr().err
-    assert "HTTP 404" in told and "something else than DL_info.csv" in told
-    assert f"warning: data/raw/DL_info.csv is not the official DL_info.csv: {len(good):,} bytes" in told
-
-
-def test_when_no_address_has_it_each_failure_is_told(elsewhere):
-    with serve(b"", "status 404") as gone, pytest.raises(UserError, match=r"HTTP 404.*set dataset.annotations"):
-        fetch_annotations([gone.url], PATIENCE)
-    with pytest.raises(UserError, match="annotation_urls is empty"):
-        fetch_annotations([], PATIENCE)
-
-
-def test_the_official_file_raises_no_warning_and_is_fetched_once(elsewhere, monkeypatch, capsys):
-    content = text_of().encode()
-    monkeypatch.setattr(annotation_source, "OFFICIAL_BYTES", len(content))
-    monkeypatch.setattr(annotation_source, "OFFICIAL_SHA256", hashlib.sha256(content).hexdigest())
-    with serve(content) as server:
-        for _ in range(2):
-            provide_annotations(source("nih"), PHANTOM, [server.url], PATIENCE)
-        assert len(server.ranges) == 1
-    assert compare_with_official(Path("data/raw/DL_info.csv")) is None
-    assert "warning" not in capsys.readouterr().err
-
-
-def test_a_given_file_or_the_one_beside_the_images_is_taken(elsewhere):
-    (elsewhere / "Images_png").mkdir()
-    folder = {"path": str(elsewhere), "watch": ["folder"], "listing": "data/listing.csv"}
-    with pytest.raises(UserError, match=r"no DL_info.csv in or beside"):
-        provide_annotations(source("folder", **folder), PHANTOM, [], PATIENCE)
-    (elsewhere / "DL_info.csv").write_text(text_of())
-    provide_annotations(source("folder", **folder), PHANTOM, [], PATIENCE)
-    assert Path("data/raw/DL_info.csv").read_text() == text_of()
-    provide_annotations(source("archives", path=str(elsewhere)), PHANTOM, [], PATIENCE)
-    with pytest.raises(UserError, match=r"dataset.annotations: mine.csv: no such file"):
-        provide_annotations(source("nih", annotations="mine.csv"), PHANTOM, [], PATIENCE)
-
-
-def test_the_phantoms_own_raises_no_warning(elsewhere, capsys):
-    provide_annotations(source("phantom"), PHANTOM, [], PATIENCE)
-    assert len(read_dl_info("data/raw/DL_info.csv")) >= 3
-    assert capsys.readouterr().err == ""
+    lesions, counts = usable(read_dl_info(shared_data / "deeplesion" / "DL_info_reconstructed.csv"))
+    counted = counted_lesions(lesions, "drop").groupby("split")
+    assert counted["lesion"].nunique()[["val", "test"]].tolist() == [4887, 4912]
+    assert counted["file_name"].nunique()[["val", "test"]].tolist() == [4791, 4817]
+    assert counts["noisy_key_slices"] == {"train": 0, "val": 2, "test": 14}
 
 
 def test_metrics_are_plain_json(tmp_path):
     _, counts = lesions_of(tmp_path, {})
     assert json.loads(json.dumps(counts)) == counts
+
+
+# ---- lesions.csv, damaged or half copied
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    """A lesions.csv of two lesions."""
+    lesions, _ = lesions_of(tmp_path, {}, {"Bounding_boxes": "200, 200, 220, 230", "Possibly_noisy": ""})
+    write_csv(tmp_path / "lesions.csv", lesions)
+    return tmp_path / "lesions.csv"
+
+
+DAMAGES = {
+    "empty": (lambda text: "", "is empty"),
+    "header only": (lambda text: text.partition("\n")[0] + "\n", "has a header and no lesion"),
+    "cut within a row": (lambda text: text[:-40], "line 3: has 21 of 32 fields; cut short?"),
+    "cut within a field": (lambda text: text[:-2], "line 3: has no end; cut short?"),
+    "a wrong split": (lambda text: text.replace("test", "tset"), "line 2: split = 'tset', expected one of train"),
+    "no split": (lambda text: text.replace("test", ""), "line 2: split = '', expected some text"),
+    "a patient that is no number": (
+        lambda text: text.replace("07,1,", "07,p,"),
+        "line 2: patient = 'p', expected a whole",
+    ),
+    "an endless box": (lambda text: text.replace("199", "inf"), "line 3: x1_original_px = 'inf', expected a finite"),
+    "a box without a side": (
+        lambda text: text.replace("95,44", ",44"),
+        "line 2: x1_original_px = nan, expected a number",
+    ),
+    "an unknown column": (lambda text: text.replace("noisy", "noise"), "column noisy is missing"),
+    "a column twice": (lambda text: text.replace("noisy", "split"), "column split is there twice"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_table_of_lesions_ends_in_one_line(table, damage, message):
+    table.write_text(damage(table.read_text()))
+    with pytest.raises(UserError) as caught:
+        read_lesions(table)
+    assert f"lesions.csv: {message}" in str(caught.value)
+    assert str(caught.value).endswith("run `dvc repro -f lesions`") and "\n" not in str(caught.value)
+
+
+def test_the_lesions_of_a_part_may_be_none_but_must_be_of_that_part(table):
+    text = table.read_text()
+    table.with_name("07.csv").write_text(text)
+    table.with_name("08.csv").write_text(text.partition("\n")[0] + "\n")
+    assert read_part_lesions("07", table.parent)["lesion"].tolist() == [1, 2]
+    assert read_part_lesions("08", table.parent).empty
+    table.with_name("08.csv").write_text(text)
+    with pytest.raises(
+        UserError, match=r"08\.csv: line 2: part = '07', expected one of 08; run `dvc repro -f lesions`"
+    ):
+        read_part_lesions("08", table.parent)

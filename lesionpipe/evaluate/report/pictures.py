@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,7 +14,7 @@ from lesionpipe.evaluate.froc import Matches
 from lesionpipe.evaluate.split import SplitResult
 from lesionpipe.evaluate.truth import Detections, Truth
 
-WINDOWS = {"soft tissue": (-160, 240), "lung": (-1350, 150), "bone": (-500, 1050)}  # HU
+DISPLAY_WINDOWS = {"soft tissue": (-160, 240), "lung": (-1350, 150), "bone": (-500, 1050)}  # HU
 WEBP_QUALITY = 82
 
 
@@ -29,26 +28,28 @@ class Pictures:
     heat: dict[str, np.ndarray]  # file name -> mask probability uint8 (s, s); empty without a mask branch
 
 
-def pictures_of(result: SplitResult, shards: SliceStore, heatmaps: str | Path) -> Pictures:
+def pictures_of(result: SplitResult, store: SliceStore, heatmaps: dict[str, np.ndarray]) -> Pictures:
     """The middle slices, boxes on the stored grid and mask heatmaps of a split.
 
     Args:
-        shards: of all splits; the split's rows stand in the order of `result.truth`.
-        heatmaps: data/heatmaps.npz.
+        store: of all splits.
+        heatmaps: `read_heatmaps`.
     """
-    own = shards.select([result.split])
-    scales = own.index[["scale_x", "scale_y"]].to_numpy()
+    rows = pd.Index(store.index["file_name"]).get_indexer(result.truth.images)
+    scales = store.index[["scale_x", "scale_y"]].to_numpy()[rows]
 
     def stored(boxes: np.ndarray, images: np.ndarray) -> np.ndarray:
         return to_stored(boxes, scales[images, 0], scales[images, 1])
 
-    with np.load(heatmaps, allow_pickle=False) as found:
-        heat = dict(zip(found["file_name"].tolist(), found["heatmap"], strict=True))
+    def middle_slice(image: int) -> np.ndarray:
+        stack = store.slices(int(rows[image]))
+        return stack[len(stack) // 2]
+
     return Pictures(
-        lambda image: own.slices(image)[own.slices(image).shape[0] // 2],
+        middle_slice,
         stored(result.truth.lesion_boxes, result.truth.lesion_images),
         stored(result.detections.boxes, result.detections.images),
-        heat,
+        heatmaps,
     )
 
 
@@ -87,7 +88,7 @@ def verdicts(truth: Truth, detections: Detections, matches: Matches, threshold: 
     ]
 
 
-def choose(all_verdicts: Sequence[Verdict], scores: np.ndarray, strata: pd.Series, wanted: int) -> list[Verdict]:
+def choose_slices(all_verdicts: Sequence[Verdict], scores: np.ndarray, strata: pd.Series, wanted: int) -> list[Verdict]:
     """At most `wanted` slices to look at: a third misses, a third the worst false positives, the rest hits.
 
     Args:
@@ -106,14 +107,14 @@ def choose(all_verdicts: Sequence[Verdict], scores: np.ndarray, strata: pd.Serie
     return list(chosen.values())[:wanted]
 
 
-def window(hu: np.ndarray, low: float, high: float) -> np.ndarray:
+def grey_levels(hu: np.ndarray, low: float, high: float) -> np.ndarray:
     """uint8 picture of HU between `low` (black) and `high` (white)."""
     return np.rint(np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
 def slice_pictures(hu: np.ndarray) -> dict[str, str]:
     """A slice (S, S) in each window, as data addresses that need no file beside the page."""
-    return {name: _data_url(window(hu, low, high), ".webp") for name, (low, high) in WINDOWS.items()}
+    return {name: _data_url(grey_levels(hu, low, high), ".webp") for name, (low, high) in DISPLAY_WINDOWS.items()}
 
 
 def heat_picture(probability: np.ndarray) -> str:

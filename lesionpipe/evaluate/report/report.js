@@ -1,5 +1,5 @@
 "use strict";
-// The gallery of the report: cards are built once from the page's own data, then filtered, sorted and switched between windows.
+// The report's published numbers and its gallery: cards are built once from the page's own data, then filtered, sorted and switched between windows.
 // Every string reaches the page as text (textContent), never as markup.
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
@@ -101,6 +101,10 @@
 
   for (const id of ["show", "type", "size", "sort"]) control(id).addEventListener("change", arrange);
   for (const id of ["window", "boxes", "heat"]) control(id).addEventListener("change", dress);
+  control("published")?.addEventListener("change", ({ target }) => {
+    for (const node of document.querySelectorAll(".plots .alone")) node.classList.toggle("hidden", target.checked);
+    for (const node of document.querySelectorAll(".plots .beside")) node.classList.toggle("hidden", !target.checked);
+  });
   control("heat").disabled = !slices.some((s) => s.heat);
   arrange();
 })();

@@ -3,21 +3,21 @@
 Both are scored on the same draws of patients, so that what makes a draw easy or hard falls out of the difference.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.evaluate.bootstrap import draw_patients, interval, resample_sensitivity, two_sided_p
-from lesionpipe.evaluate.froc import match, pooled_events, sensitivity
+from lesionpipe.evaluate.bootstrap import PatientDraws, percentile_interval, resample_sensitivity, two_sided_p
+from lesionpipe.evaluate.froc import overlapping_pairs, pooled_events, sensitivity
 from lesionpipe.evaluate.truth import Detections, Truth
-from lesionpipe.params import Evaluate
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Sensitivities of A and B at each rate, and B − A with its 95 % interval and two-sided p-value; NaN: undefined."""
+    """Sensitivities of A and B at each rate, and B - A with its 95 % interval and two-sided p-value; NaN: undefined."""
 
     images: int
     lesions: int
@@ -31,13 +31,20 @@ class Comparison:
     p: np.ndarray
 
 
-def compare(truth: Truth, a: Detections, b: Detections, settings: Evaluate) -> Comparison:
-    """Compare two sets of detections on the same truth by the published rule."""
-    at = np.array(settings.fp_rates, dtype=np.float64)
-    draws = draw_patients(truth.patient_count, settings.bootstrap, settings.seed)
+def paired_bootstrap(
+    truth: Truth, a: Detections, b: Detections, rates: Sequence[float], iou: float, samples: int, seed: int
+) -> Comparison:
+    """Compare two sets of detections on the same truth by the published rule.
+
+    Args:
+        rates: false positives per image.
+        samples: draws of patients; the same seed gives the same draws.
+    """
+    at = np.array(rates, dtype=np.float64)
+    draws = PatientDraws(truth.patient_count, samples, seed)
     values, resampled = [], []
     for detections in (a, b):
-        events = pooled_events(truth, detections, match(truth, detections, settings.iou))
+        events = pooled_events(truth, detections, overlapping_pairs(truth, detections, iou))
         values.append(sensitivity(events, at))
         resampled.append(resample_sensitivity(events, at, draws))
     differences = resampled[1] - resampled[0]
@@ -45,10 +52,10 @@ def compare(truth: Truth, a: Detections, b: Detections, settings: Evaluate) -> C
         len(truth.images),
         len(truth.lesion_images),
         truth.patient_count,
-        settings.fp_rates,
+        tuple(rates),
         *values,
         values[1] - values[0],
-        *interval(differences),
+        *percentile_interval(differences),
         two_sided_p(differences),
     )
 

@@ -1,0 +1,137 @@
+"""`lesionpipe preset`: a whole params.yaml, with its comments, from a preset that holds only what differs from the default."""
+
+import io
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.files import write_text
+from lesionpipe.params import load_params
+
+PRESETS = Path("presets")
+DEFAULT = "phantom"  # holds every parameter with its comment
+TARGET = Path("params.yaml")
+KEPT = "runtime"  # the section about this computer
+Settings = dict[str, object]  # full name of a parameter -> value
+
+
+def preset(
+    name: Annotated[str | None, typer.Argument(help="Name of the preset; none: lists them.")] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write params.yaml; otherwise only print what differs.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also over changes that Git does not have.")] = False,
+) -> None:
+    """Print how params.yaml differs from a preset, or write the preset to it; the section `runtime` stays as it is."""
+    if name is None:
+        print("\n".join(preset_names()))
+        return
+    present = _yaml_of(TARGET) if TARGET.exists() else None
+    wanted = whole_preset(name, present)
+    lines = _differences(settings_of(present or {}), settings_of(wanted))
+    print("\n".join(lines) or f"{TARGET} equals preset {name}")
+    if write and (lines or present is None):
+        if not force:
+            _refuse_to_lose_changes(present)
+        write_text(TARGET, _text_of(wanted))
+        load_params(TARGET)
+        print(f"{TARGET} now holds preset {name}")
+
+
+def preset_names() -> list[str]:
+    """The presets of this checkout, the default first.
+
+    Raises:
+        UserError: there are none here.
+    """
+    names = sorted((path.stem for path in PRESETS.glob("*.yaml")), key=lambda name: (name != DEFAULT, name))
+    if DEFAULT not in names:
+        raise UserError(f"{PRESETS.absolute()}: no presets there; change to the folder that holds dvc.yaml")
+    return names
+
+
+def whole_preset(name: str, present: CommentedMap | None = None) -> CommentedMap:
+    """Every parameter of a preset with the comments of the default, in the form that `dvc exp run -S` leaves.
+
+    Args:
+        present: the parameters in use, whose section `runtime` is kept.
+
+    Raises:
+        UserError: there is no such preset, or it names a parameter that there isn't.
+    """
+    if name not in preset_names():
+        raise UserError(f"no preset {name!r}; there are {', '.join(preset_names())}")
+    path = PRESETS / f"{name}.yaml"
+    whole = _yaml_of(PRESETS / f"{DEFAULT}.yaml")
+    changes = {} if name == DEFAULT else settings_of(_yaml_of(path))
+    if present and isinstance(present.get(KEPT), dict):
+        known = settings_of({KEPT: whole[KEPT]})
+        changes |= {n: value for n, value in settings_of({KEPT: present[KEPT]}).items() if n in known}
+    for full_name, value in changes.items():
+        section, _, key = full_name.partition(".")
+        if key not in whole.get(section, {}):
+            raise UserError(f"{path}: {full_name}: unknown parameter; {DEFAULT}.yaml holds them all")
+        if whole[section][key] != value:
+            whole[section][key] = _plain(value)
+    return whole
+
+
+def settings_of(sections: dict) -> Settings:
+    """Values by full name, as `train.epochs`."""
+    return {
+        f"{section}.{key}": value
+        for section, values in sections.items()
+        for key, value in (values.items() if isinstance(values, dict) else ())
+    }
+
+
+def _differences(old: Settings, new: Settings) -> list[str]:
+    """One line per parameter that differs, as `train.epochs: 30 -> 50`."""
+    names = [*new, *(name for name in old if name not in new)]
+    changed = (name for name in names if name not in old or name not in new or old[name] != new[name])
+    return [f"{name}: {_shown(old, name)} -> {_shown(new, name)}" for name in changed]
+
+
+def _shown(settings: Settings, name: str) -> str:
+    value = settings.get(name, "")
+    return "null" if value is None else str(_plain(value))
+
+
+def _refuse_to_lose_changes(present: CommentedMap | None) -> None:
+    """Raise where params.yaml holds what neither a preset nor the last commit holds."""
+    if present is None or settings_of(present) in [settings_of(whole_preset(n, present)) for n in preset_names()]:
+        return
+    words = ["git", "diff", "--quiet", "HEAD", "--", TARGET]
+    if subprocess.run(words, check=False, capture_output=True).returncode != 0:
+        raise UserError(f"{TARGET} holds changes that neither a preset nor Git has; commit it, or add --force")
+
+
+def _yaml_of(path: Path) -> CommentedMap:
+    """A parameter file with its comments."""
+    try:
+        content = YAML().load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, CommentedMap):
+        raise UserError(f"{path}: not a parameter file, which has sections such as `train:`")
+    return content
+
+
+def _plain(value: object) -> object:
+    """A list without the layout that it has in its own file."""
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _text_of(whole: CommentedMap) -> str:
+    """The text of params.yaml as DVC writes it; beside the presets the schema lies one folder higher."""
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(whole, stream)
+    return stream.getvalue().replace("$schema=", f"$schema={PRESETS}/", 1)

@@ -1,0 +1,56 @@
+"""Where the slices of a part lie: in the phantom's archive, in an archive of DeepLesion, or in an extracted folder.
+
+`dataset.path` names the folder of archives (nih, archives) or the extracted folder (folder); a relative path is sought
+in the working folder. Messages name absolute paths, because an experiment of DVC may run in another folder.
+"""
+
+from pathlib import Path
+
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.scratch import scratch_folder
+
+PHANTOM = Path("data/phantom")
+ANNOTATIONS = "DL_info.csv"
+
+
+def phantom_folder(part: str) -> Path:
+    """What the stage `phantom` leaves of a part: its archive, true masks and rows of DL_info.csv."""
+    return PHANTOM / part
+
+
+def archive_name(part: str) -> str:
+    """Official file name of a part's archive: "01" -> "Images_png_01.zip"."""
+    return f"Images_png_{part}.zip"
+
+
+def archive_path(source: str, path: str | None, part: str) -> Path:
+    """Absolute path at which the archive of a part is expected (source: phantom, nih or archives)."""
+    folder = phantom_folder(part) if source == "phantom" else archives_folder(path)
+    return folder.absolute() / archive_name(part)
+
+
+def archives_folder(path: str | None) -> Path:
+    """The absolute folder in which archives lie, and into which nih's are downloaded; None: `downloads` in scratch."""
+    return (Path(path) if path else scratch_folder() / "downloads").absolute()
+
+
+def images_folder(path: str | Path) -> Path:
+    """The absolute folder of series folders at `path`, which may be itself or the one that holds `Images_png`.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    root = Path(path).absolute()
+    if (root / "Images_png").is_dir():
+        return root / "Images_png"
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; dataset.path must name Images_png or the folder that holds it")
+    return root
+
+
+def annotations_beside(path: str | Path) -> Path | None:
+    """DL_info.csv in a folder or beside it."""
+    for folder in (Path(path), Path(path).parent):
+        if (folder / ANNOTATIONS).is_file():
+            return folder / ANNOTATIONS
+    return None

@@ -1,0 +1,46 @@
+"""JSON schema of `params.yaml`, by which an editor completes names and marks what is wrong while it is written.
+
+`python -m lesionpipe.params.json_schema` writes it anew after a change of the parameters.
+"""
+
+import re
+from pathlib import Path
+
+from lesionpipe.core.formats import write_json
+from lesionpipe.params import Params
+
+SCHEMA_FILE = "presets/params.schema.json"
+COMMENTED_FILE = "presets/phantom.yaml"
+
+
+def params_schema(commented: str) -> dict:
+    """The schema, in which each parameter is described by the comment that it has in the text of a parameter file."""
+    schema = Params.model_json_schema()
+    comments = parameter_comments(commented)
+    for section, reference in schema["properties"].items():
+        properties = schema["$defs"][reference["$ref"].rsplit("/", 1)[-1]]["properties"]
+        for name, described in properties.items():
+            described.pop("title", None)
+            if (section, name) in comments:
+                described["description"] = comments[section, name]
+    return schema
+
+
+def parameter_comments(text: str) -> dict[tuple[str, str], str]:
+    """The comment behind each parameter of a parameter file by (section, name)."""
+    found, section = {}, ""
+    for line in text.splitlines():
+        if heading := re.match(r"(\w+):", line):
+            section = heading[1]
+        elif parameter := re.match(r"  (\w+):[^#]*# (.+)", line):
+            found[section, parameter[1]] = parameter[2]
+    return found
+
+
+def main() -> None:
+    """Write the schema file."""
+    write_json(SCHEMA_FILE, params_schema(Path(COMMENTED_FILE).read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""From the parameters and the files of the data stages to all that the training loop needs."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lesionpipe.anchors.grid import AnchorSet
+from lesionpipe.core.devices import choose_hardware
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.files import read_json
+from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
+from lesionpipe.data.schema import counted_lesions, read_lesions
+from lesionpipe.data.slice_writer import SLICES_FOLDER
+from lesionpipe.data.slices import SliceStore
+from lesionpipe.detectors.build import build_detector
+from lesionpipe.params.network import Network
+from lesionpipe.params.preprocess import Preprocess
+from lesionpipe.params.runtime import Runtime
+from lesionpipe.params.train import Train
+from lesionpipe.train.augment import AugmentationRanges
+from lesionpipe.train.dataset import LesionDataset
+from lesionpipe.train.loop import Training, TrainingSettings
+from lesionpipe.train.schedule import Schedule
+from lesionpipe.train.state import fingerprint_of, state_folder
+
+LESIONS_FILE, ANCHORS_FILE = Path("data/lesions.csv"), Path("data/anchors.json")
+Noisy = Literal["keep", "drop"]
+
+
+def build_training(
+    parts: Sequence[str], noisy: Noisy, preprocess: Preprocess, network: Network, train: Train, runtime: Runtime
+) -> Training:
+    """Open the data and build the detector, its first weights drawn from `train.seed`.
+
+    Raises:
+        UserError: an input is missing or damaged, or doesn't go with the parameters.
+    """
+    hardware = choose_hardware(runtime.device, runtime.devices, runtime.nodes, runtime.workers)
+    anchors = read_anchors(ANCHORS_FILE)
+    torch.manual_seed(train.seed)
+    detector = build_detector(network, preprocess.slices, preprocess.image_size, anchors)
+    slices = build_dataset("train", parts, noisy, preprocess, train, with_masks="mask" in detector.loss_names)
+    validation_slices = build_dataset("val", parts, noisy, preprocess, train, with_masks=False)
+    _check_sizes(slices, validation_slices, train.batch_size, hardware.processes)
+    sections = {"preprocess": preprocess, "network": network, "train": train}
+    plain = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    fingerprint = fingerprint_of({"parts": list(parts), "noisy": noisy, **plain}, input_files(parts, network.weights))
+    settings, folder = _settings(train, preprocess), state_folder(fingerprint)
+    return Training(detector, slices, validation_slices, settings, hardware, folder, anchors, plain)
+
+
+def build_dataset(
+    split: str, parts: Sequence[str], noisy: Noisy, preprocess: Preprocess, train: Train, with_masks: bool
+) -> LesionDataset:
+    """The slices of a split with the lesions that count.
+
+    Raises:
+        UserError: a file is missing or damaged, or the stored slices are not those of the parameters.
+    """
+    lesions = read_lesions(LESIONS_FILE)
+    slices = SliceStore.open(SLICES_FOLDER, parts).select([split]).counted(lesions, noisy)
+    _check_shape(slices, preprocess)
+    return LesionDataset(
+        slices,
+        counted_lesions(lesions, noisy),
+        MaskStore.open(MASKS_FOLDER, parts),
+        AugmentationRanges(**{name: getattr(train, name) for name in AugmentationRanges._fields}),
+        train.seed,
+        preprocess.hu[0],
+        with_masks,
+    )
+
+
+def input_files(parts: Sequence[str], weights: str | None) -> list[Path]:
+    """All files that shape a training; `weights` is the parameter `network.weights`."""
+    slices = [Path(SLICES_FOLDER, f"{part}{suffix}") for part in parts for suffix in (".npy", ".csv")]
+    masks = [Path(MASKS_FOLDER, f"{part}.npz") for part in parts]
+    own_weights = [Path(weights)] if weights not in (None, "imagenet") else []
+    return [LESIONS_FILE, ANCHORS_FILE, *slices, *masks, *own_weights]
+
+
+def read_anchors(path: Path) -> AnchorSet:
+    """The anchor set of the stage `anchors`.
+
+    Raises:
+        UserError: the file is missing, or isn't one.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file; run `dvc repro anchors`")
+    try:
+        return AnchorSet.from_dict(read_json(path))
+    except (UserError, ArithmeticError, TypeError, ValueError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path}: {reason}; run `dvc repro -f anchors`") from None
+
+
+def _settings(train: Train, preprocess: Preprocess) -> TrainingSettings:
+    values = {field.name: getattr(train, field.name) for field in dataclasses.fields(Schedule) if field.name != "kind"}
+    return TrainingSettings(
+        seed=train.seed,
+        batch_size=train.batch_size,
+        schedule=Schedule(kind=train.schedule, **values),
+        gradient_clip_norm=train.gradient_clip_norm,
+        loss_weights={"mask": train.mask_loss_weight},
+        bf16=train.precision == "bf16",
+        compile=train.compile,
+        channels_last=train.channels_last,
+        hu=preprocess.hu,
+    )
+
+
+def _check_shape(slices: SliceStore, preprocess: Preprocess) -> None:
+    stored = slices.slices(0).shape if len(slices) else None
+    wanted = (preprocess.slices, preprocess.image_size, preprocess.image_size)
+    if stored not in (None, wanted):
+        raise UserError(
+            f"{SLICES_FOLDER}: slices of shape {stored}, params.yaml asks for {wanted}; run `dvc repro preprocess`"
+        )
+
+
+def _check_sizes(slices: LesionDataset, validation_slices: LesionDataset, batch: int, processes: int) -> None:
+    for name, dataset in (("train", slices), ("val", validation_slices)):
+        if len(dataset) == 0:
+            raise UserError(
+                f"{SLICES_FOLDER}: no slice of the {name} split among dataset.parts; add parts that have some"
+            )
+        if len(dataset) < processes:
+            raise UserError(f"{SLICES_FOLDER}: {len(dataset)} slices of the {name} split for {processes} processes")
+    if batch % processes:
+        raise UserError(
+            f"params.yaml: train.batch_size = {batch} can't be shared out evenly over {processes} processes"
+        )

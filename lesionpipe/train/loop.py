@@ -1,0 +1,239 @@
+"""The training loop (paper, sec. 2.3, "Training"): read it from `train_detector` down.
+
+Each epoch: all training slices once, in a new order and newly augmented; the mAP on the validation slices; the weights
+kept if they are the best so far; the state saved, from which an interrupted run goes on. What happens depends on the
+seed and the epoch alone, so an interrupted run ends with the very bytes of an undisturbed one, and on a CPU so do two
+runs.
+
+`train.batch_size` counts images over all processes: of two GPUs each takes half of every batch and divides its losses
+by the whole batch's counts, and the result is that of one GPU up to rounding.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.utils.data import DataLoader, Subset
+
+from lesionpipe.anchors.grid import AnchorSet
+from lesionpipe.core.devices import Hardware, compile_network, repeatable, tune_for
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.progress import progress
+from lesionpipe.data.samples import Batch, loader, prepare
+from lesionpipe.detectors.interface import Detector, Share, Targets
+from lesionpipe.train.dataset import EpochSampler, LesionDataset
+from lesionpipe.train.history import History
+from lesionpipe.train.processes import leave_report_to_first, share_counts
+from lesionpipe.train.schedule import Schedule, learning_rate, should_stop
+from lesionpipe.train.state import load_state, save_state
+from lesionpipe.train.validation import autocast, validation_map
+
+CHECK_EVERY = 25  # steps between looks at the losses on a GPU, which each make it wait
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Values of the sections `train` and `preprocess`, which say what they mean."""
+
+    seed: int
+    batch_size: int
+    schedule: Schedule
+    gradient_clip_norm: float | None
+    loss_weights: Mapping[str, float]  # of parts of the loss, by name; parts without a weight count once
+    bf16: bool
+    compile: bool
+    channels_last: bool
+    hu: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that a training needs; `build.py` makes it."""
+
+    detector: Detector
+    slices: LesionDataset  # at least one slice for each process
+    validation_slices: LesionDataset  # as many
+    settings: TrainingSettings  # its `batch_size` is a multiple of the number of processes
+    hardware: Hardware
+    state_folder: Path  # where the state of an interrupted run lies
+    anchors: AnchorSet  # stored with the model, as are the parameters
+    parameters: dict[str, Any]  # sections preprocess, network and train, as plain values
+
+
+class DetectorLosses(nn.Module):
+    """A detector whose `forward` gives its losses: `forward` is what DistributedDataParallel wraps."""
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor, targets: Targets, share: Share) -> dict[str, Tensor]:
+        return self.detector.losses(images, targets, share)
+
+
+def train_detector(fabric: Fabric, training: Training) -> History:
+    """Train until the schedule ends, going on where an interrupted run left its state; then the best weights return.
+
+    Args:
+        fabric: launched for `training.hardware`.
+        training: its detector is trained in place.
+
+    Raises:
+        UserError: a damaged state, a loss that is not finite, or no compiler for `train.compile`.
+    """
+    detector, settings = training.detector, training.settings
+    tune_for(training.hardware.device)
+    state = fabric.broadcast(load_state(training.state_folder) if fabric.is_global_zero else None)
+    history = History(state["rows"], state["times"], state["best"]) if state else History()
+    if state and fabric.is_global_zero:
+        print(f"resuming after epoch {len(history.rows)} from {training.state_folder}", flush=True)
+    model, optimizer = _set_up(fabric, training, state)
+    batches, validation_batches = _loaders(fabric, training)
+    with repeatable(training.hardware.device):
+        while not should_stop(settings.schedule, history.scores):
+            start = time.perf_counter()
+            losses = _train_epoch(fabric, model, optimizer, batches, settings, history.scores)
+            images_per_s = len(batches) * settings.batch_size / (time.perf_counter() - start)
+            score = validation_map(detector, validation_batches, settings.hu, settings.channels_last, settings.bf16)
+            history.add(losses, score, optimizer.param_groups[0]["lr"], detector.state_dict())
+            history.add_times(images_per_s, time.perf_counter() - start)
+            if fabric.is_global_zero:
+                _save(history, detector, optimizer, training.state_folder)
+                print(history.last_line(settings.schedule.epochs), flush=True)
+            fabric.barrier()
+    detector.load_state_dict(history.best)
+    return history
+
+
+def _set_up(fabric: Fabric, training: Training, state: dict | None) -> tuple[nn.Module, Optimizer]:
+    """The detector's losses and Adam on this process's device, as `state` left them."""
+    detector, hardware = training.detector, training.hardware
+    if hardware.device == "cuda" and hardware.processes > 1:
+        nn.SyncBatchNorm.convert_sync_batchnorm(detector)
+    if training.settings.channels_last:
+        detector.to(memory_format=torch.channels_last)
+    if training.settings.compile:
+        compile_network(detector, hardware.device, "train.compile")
+    model, optimizer = fabric.setup(DetectorLosses(detector), Adam(detector.parameters(), fused=True))
+    if state:
+        detector.load_state_dict(state["detector"])
+        optimizer.load_state_dict(state["optimizer"])
+    return model, optimizer
+
+
+def _loaders(fabric: Fabric, training: Training) -> tuple[DataLoader, DataLoader]:
+    """This process's share of every training batch and of the validation slices."""
+    settings, hardware = training.settings, training.hardware
+    rank, processes = fabric.global_rank, hardware.processes
+    sampler = EpochSampler(len(training.slices), settings.batch_size, settings.seed, rank, processes)
+    share = Subset(training.validation_slices, range(rank, len(training.validation_slices), processes))
+    batch = settings.batch_size // processes
+    loaders = loader(training.slices, batch, sampler, hardware), loader(share, batch, None, hardware)
+    return tuple(fabric.setup_dataloaders(*loaders, use_distributed_sampler=False))
+
+
+def _train_epoch(
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: Optimizer,
+    batches: DataLoader,
+    settings: TrainingSettings,
+    scores: Sequence[float],
+) -> dict[str, float]:
+    """One step for each batch; the losses by name, means over all steps and processes."""
+    model.train()
+    sums: dict[str, Tensor] = {}
+    for step, batch in enumerate(_batches_of_epoch(fabric, batches, settings, len(scores))):
+        passed = len(scores) + (step + 0.5) / len(batches)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings.schedule, scores, passed)
+        losses = batch_losses(model, batch, settings)
+        if fabric.device.type == "cpu" or step % CHECK_EVERY == 0:
+            require_finite(fabric, losses, settings, len(scores), step)
+        optimizer.zero_grad()
+        fabric.backward(losses["total"])
+        clip_gradients(model, settings.gradient_clip_norm)
+        optimizer.step()
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach()
+    means = {name: value / len(batches) for name, value in sums.items()}
+    require_finite(fabric, means, settings, len(scores), len(batches) - 1)
+    return {name: float(fabric.all_reduce(value, reduce_op="mean")) for name, value in means.items()}
+
+
+def _batches_of_epoch(fabric: Fabric, batches: DataLoader, settings: TrainingSettings, epoch: int) -> Iterator[Batch]:
+    """The batches of an epoch (from 0), with a progress bar in a terminal.
+
+    What a detector draws at random meanwhile depends on seed, epoch and process alone, as resuming needs it.
+    """
+    batches.sampler.epoch = epoch
+    seed = np.random.SeedSequence([settings.seed, epoch, fabric.global_rank]).generate_state(1)[0]
+    bar = None
+    if fabric.is_global_zero and sys.stderr.isatty():
+        label = f"epoch {epoch + 1}/{settings.schedule.epochs}"
+        bar = progress(None, label, len(batches) * settings.batch_size, unit="image")
+    for step, batch in enumerate(batches):
+        if step == 0:  # starting the loader has drawn a number
+            torch.manual_seed(int(seed))
+        yield batch
+        if bar is not None:
+            bar.update(settings.batch_size)
+    if bar is not None:
+        bar.close()
+
+
+def batch_losses(model: nn.Module, batch: Batch, settings: TrainingSettings) -> dict[str, Tensor]:
+    """`total`, the weighted sum of the detector's losses, and its parts: scalars."""
+    masks = None if batch.masks is None else list(batch.masks.split(batch.counts))
+    targets = Targets(list(batch.boxes.split(batch.counts)), masks)
+    images = prepare(batch.hu, settings.hu, settings.channels_last)
+    with autocast(images.device, settings.bf16):
+        parts = model(images, targets, share_counts)
+    return {"total": sum(settings.loss_weights.get(name, 1.0) * part for name, part in parts.items()), **parts}
+
+
+def clip_gradients(model: nn.Module, norm: float | None) -> None:
+    """Scale all gradients down where their common norm is greater; None: leave them."""
+    if norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), norm)
+
+
+def require_finite(
+    fabric: Fabric, losses: Mapping[str, Tensor], settings: TrainingSettings, epoch: int, step: int
+) -> None:
+    """Stop all processes when the loss of one is not finite; the first reports it.
+
+    Raises:
+        UserError: naming the losses and what to change.
+    """
+    total = fabric.all_reduce(losses["total"].detach().clone(), reduce_op="mean")
+    if bool(torch.isfinite(total)):
+        return
+    leave_report_to_first(fabric)
+    own = {name: float(value.detach()) for name, value in losses.items()}
+    values = ", ".join(f"{name} {value:.4g}" for name, value in own.items())
+    if fabric.world_size > 1:
+        values = f"in the first process: {values}"
+    if all(map(math.isfinite, own.values())):
+        values += "; not finite in another process"
+    raise UserError(
+        f"training: the loss is not finite in epoch {epoch + 1}, step {step + 1} ({values}); lower train.learning_rate "
+        f"(now {settings.schedule.learning_rate:g}) or train.gradient_clip_norm (now {settings.gradient_clip_norm}), "
+        "or set train.precision to 32"
+    )
+
+
+def _save(history: History, detector: Detector, optimizer: Optimizer, state_folder: Path) -> None:
+    """The state first: a history on disk is never ahead of it."""
+    content = {"rows": history.rows, "times": history.times, "best": history.best}
+    save_state(state_folder, {**content, "detector": detector.state_dict(), "optimizer": optimizer.state_dict()})
+    history.write()

@@ -1,0 +1,92 @@
+"""The processes that train together: Fabric starts them, one lock keeps other runs away, none outlives the first.
+
+Fabric runs the command line of this process once more for each further one: `python -m stages.train` in the same
+folder, so that all of them run the code of one checkout. Under `torchrun` the processes are there already.
+"""
+
+import contextlib
+import functools
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from lesionpipe.core.devices import Hardware
+from lesionpipe.train.state import state_lock
+
+FIRST_REPORTS_S = 10  # how long the others wait for the first process to report an error and to end them
+
+
+@contextlib.contextmanager
+def training_processes(hardware: Hardware, state_folder: Path) -> Iterator[Fabric]:
+    """Fabric with all its processes running; the first of them holds the lock of the run's state.
+
+    Raises:
+        UserError: processes of a launcher such as torchrun find the lock held, where none of them can wait for it.
+    """
+    _quieten_lightning()
+    fabric = Fabric(
+        accelerator=hardware.device,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy="ddp" if hardware.processes > 1 else "auto",
+    )
+    launched = getattr(fabric.strategy, "cluster_environment", None)
+    launched = launched is not None and launched.creates_processes_externally
+    first = fabric.is_global_zero
+    with state_lock(state_folder, wait=not launched) if first else contextlib.nullcontext():
+        try:
+            fabric.launch()
+            yield fabric
+        except BaseException as error:
+            for process in getattr(
+                fabric.strategy.launcher, "procs", []
+            ):  # those that Fabric started wait for this one
+                process.kill()
+            if isinstance(error, KeyboardInterrupt) and not first:
+                raise SystemExit(130) from None  # Ctrl-C reaches all processes; the first reports it
+            raise
+
+
+def leave_report_to_first(fabric: Fabric) -> None:
+    """End this process quietly, unless it is the first, which reports the error that all know and ends the others."""
+    if not fabric.is_global_zero:
+        time.sleep(FIRST_REPORTS_S)
+        raise SystemExit(1)
+
+
+def share_counts(counts: Tensor) -> Tensor:
+    """The `Share` of processes that have a batch together: the sum of their counts, at least 1, over their number."""
+    if not torch.distributed.is_initialized():
+        return counts.clamp(min=1)
+    torch.distributed.all_reduce(counts)
+    return counts.clamp(min=1) / torch.distributed.get_world_size()
+
+
+def gather_lists(own: list) -> list:
+    """The items of all processes."""
+    if not torch.distributed.is_initialized():
+        return own
+    lists = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(lists, own)
+    return [item for items in lists for item in items]
+
+
+def copy_buffers_of_first(network: nn.Module) -> None:
+    """Give all processes the running statistics of the first, as DistributedDataParallel does before each step."""
+    if torch.distributed.is_initialized():
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+@functools.cache
+def _quieten_lightning() -> None:
+    """Keep Lightning's banners and hints about loaders out of the log; errors still come through."""
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")

@@ -1,0 +1,141 @@
+"""Where DL_info.csv is taken from, and what the stage `lesions` leaves of it and clears away."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from http_server import serve
+from ruamel.yaml import YAML
+from stage_runs import run_stage
+from test_lesions import text_of
+
+from lesionpipe.core.errors import UserError
+from lesionpipe.core.hashing import checksum
+from lesionpipe.download import transfer
+from lesionpipe.download.transfer import RetryPolicy
+from lesionpipe.lesions import source as annotation_source
+from lesionpipe.lesions.leftovers import remove_other_parts
+from lesionpipe.lesions.source import Annotations, compare_with_official, fetch_annotations, provide_annotations
+
+RETRIES = RetryPolicy(retries=1, timeout_s=5)
+INPUTS = Path("data/inputs/annotations")
+FETCHED = Path("scratch/downloads/DL_info.csv")
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(transfer, "PAUSE_S", 0.01)
+    monkeypatch.delenv("LESIONPIPE_SCRATCH", raising=False)
+    return tmp_path
+
+
+def provided(source: str, path: object = None, given: object = None, urls: tuple[str, ...] = ()) -> Annotations:
+    path, given = (None if value is None else str(value) for value in (path, given))
+    return provide_annotations(source, ("01",), path, given, urls, RETRIES)
+
+
+def test_addresses_are_tried_in_turn(elsewhere, capsys):
+    good = text_of().encode()
+    with serve(b"", "status 404") as gone, serve(b"", "page") as page, serve(good, "status 503") as right:
+        found = provided("nih", urls=(gone.url, page.url, right.url))
+    assert [path.read_bytes() for path in found.paths] == [good]
+    assert found.md5 == hashlib.md5(good).hexdigest()
+    printed = capsys.readouterr()
+    assert f"annotations: DL_info.csv fetched, MD5 {found.md5}" in printed.out
+    assert "HTTP 404" in printed.err and "something else than DL_info.csv" in printed.err
+    assert f"warning: {FETCHED} is not the official DL_info.csv: {len(good):,} bytes" in printed.err
+
+
+def test_when_no_address_has_it_each_failure_is_named(elsewhere):
+    with serve(b"", "status 404") as gone, pytest.raises(UserError, match=r"HTTP 404.*data/inputs/annotations"):
+        fetch_annotations([gone.url], RETRIES)
+    with pytest.raises(UserError, match="annotation_urls is empty"):
+        fetch_annotations([], RETRIES)
+
+
+def test_the_official_file_raises_no_warning_and_is_fetched_once(elsewhere, monkeypatch, capsys):
+    content = text_of().encode()
+    monkeypatch.setattr(annotation_source, "OFFICIAL_BYTES", len(content))
+    monkeypatch.setattr(annotation_source, "OFFICIAL_SHA256", hashlib.sha256(content).hexdigest())
+    with serve(content) as server:
+        for _ in range(2):
+            provided("nih", urls=(server.url,))
+        assert len(server.ranges) == 1
+    assert compare_with_official(FETCHED) is None
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_the_file_beside_the_slices_is_used(elsewhere, capsys):
+    (elsewhere / "Images_png").mkdir()
+    with pytest.raises(UserError, match=r"no DL_info.csv in or beside .*data/inputs/annotations"):
+        provided("folder", elsewhere)
+    (elsewhere / "DL_info.csv").write_text(text_of())
+    for source in ("folder", "archives"):
+        found = provided(source, elsewhere)
+        assert (found.paths, found.name) == ((elsewhere / "DL_info.csv",), "DL_info.csv beside the slices")
+    assert "is not the official DL_info.csv" in capsys.readouterr().err
+
+
+def test_a_given_file_must_lie_where_its_content_is_tracked(elsewhere):
+    INPUTS.mkdir(parents=True)
+    mine = elsewhere / "mine.csv"
+    mine.write_text(text_of())
+    with pytest.raises(UserError) as caught:
+        provided("nih", given="mine.csv")
+    assert str(caught.value) == (
+        f"dataset.annotations: {mine} lies outside data/inputs/annotations, where DVC notices changes; copy or link the "
+        "file into it: dataset.annotations: data/inputs/annotations/mine.csv"
+    )
+    for outside in (mine, "data/inputs/annotations/../../../mine.csv", "data/inputs/annotations-2/mine.csv"):
+        with pytest.raises(UserError, match="lies outside data/inputs/annotations"):
+            provided("nih", given=outside)
+    with pytest.raises(UserError, match=r"data/inputs/annotations/mine\.csv: no such file"):
+        provided("nih", given=INPUTS / "mine.csv")
+    (INPUTS / "mine.csv").symlink_to(mine)
+    for inside in (INPUTS / "mine.csv", (INPUTS / "mine.csv").absolute()):
+        found = provided("nih", given=inside)
+        assert (found.md5, found.name) == (checksum(mine), str(inside))
+
+
+def test_the_phantoms_parts_are_one_table_and_raise_no_warning(elsewhere, capsys):
+    for part, split in (("02", "1"), ("01", "3")):
+        Path("data/phantom", part).mkdir(parents=True)
+        Path("data/phantom", part, "DL_info.csv").write_text(text_of(Train_Val_Test=split))
+    found = provide_annotations("phantom", ("02", "01"), None, None, [], RETRIES)
+    assert [path.parent.name for path in found.paths] == ["01", "02"]
+    head, row = text_of().splitlines()
+    assert found.md5 == hashlib.md5("\n".join([head, row, row[:-1] + "1", ""]).encode()).hexdigest()
+    assert capsys.readouterr().err == ""
+
+
+# ---- what parts that are no longer asked for left behind
+
+
+def test_only_what_other_parts_left_is_removed(tmp_path):
+    slices, phantom = tmp_path / "slices", tmp_path / "phantom"
+    for name in (
+        "01.npy",
+        "01.csv",
+        "02.npy",
+        "02.csv",
+        "03.npy",
+        "notes.txt",
+        "003.npy",
+        ".03.npy.1.partial",
+        "3.csv",
+    ):
+        slices.mkdir(exist_ok=True)
+        (slices / name).write_text(name)
+    for part in ("01", "03"):
+        (phantom / part).mkdir(parents=True)
+        (phantom / part / "DL_info.csv").write_text(part)
+    (phantom / "04").symlink_to(slices)
+    removed = remove_other_parts(["01", "02"], [slices, phantom, tmp_path / "masks"])
+    assert [str(path.relative_to(tmp_path)) for path in removed] == ["slices/03.npy", "phantom/03", "phantom/04"]
+    kept = ["003.npy", ".03.npy.1.partial", "01.csv", "01.npy", "02.csv", "02.npy", "3.csv", "notes.txt"]
+    assert sorted(path.name for path in slices.iterdir()) == sorted(kept)
+    assert [path.name for path in phantom.iterdir()] == ["01"]
