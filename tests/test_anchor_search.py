@@ -1,11 +1,13 @@
-"""The search, what is told about its result, the command and the stage."""
+"""The search, the figures of its result, the command and the stage."""
 
 import json
+import runpy
 
 import numpy as np
 import pandas as pd
 import pytest
 import typer
+from small_set import change_params, write_small_set
 from typer.testing import CliRunner
 
 from lesionpipe.anchors.grid import AnchorSet, paper_set, retinanet_set
@@ -16,6 +18,9 @@ from lesionpipe.anchors.search import SearchSettings, SearchSpace, build_search_
 from lesionpipe.commands.anchors import anchor_statistics, anchors
 from lesionpipe.commands.box_file import read_boxes
 from lesionpipe.core.errors import UserError
+from lesionpipe.core.files import read_json
+from lesionpipe.core.formats import write_csv
+from lesionpipe.data.schema import read_lesions
 from lesionpipe.params import load_params
 
 SPACE = SearchSpace((32, 64), (3, 4), ((0.4, 1.6),) * 2, ((1, 3),))
@@ -65,7 +70,7 @@ def test_history_counts_evaluations_and_never_gets_worse():
     assert 1 - best.mean(dtype=float) == pytest.approx(found.loss, abs=1e-6)
 
 
-def test_compare_tells_shares_by_hand_and_leaves_out_empty_groups_and_splits():
+def test_shares_by_hand_without_leaves_out_empty_groups_and_splits():
     boxes = np.array([[0, 0, 32, 32], [0, 0, 32, 16], [0, 0, 8, 8.0]]) + 15.5 - np.array([16, 16, 16, 16])
     lesions = SplitBoxes(boxes, (512, 512), {"none": np.zeros(3, bool), "first": np.array([True, False, False])})
     squares = AnchorSet((32,), (1,), (1,), (32,))  # centre (16, 16): IoU 1, 0.5 and 64 / 1024
@@ -188,6 +193,25 @@ def test_the_command_prints_a_table_for_a_dl_info(info):
     assert "mean best IoU on the grid" in result.stdout
 
 
+def test_the_result_names_the_options_as_the_parameters_do(coco):
+    words = ("--levels", "3-4", "--placement", "concentric", "--objective", "focal", "--json")
+    found = json.loads(call("--boxes", coco(), *words).stdout)
+    assert (found["placement"], found["objective"]) == ("concentric", "focal")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--score", "focal"), "--score focal: is now --objective"),
+        (("--objective", "grid"), "--objective grid: is now --placement grid"),
+        (("--objective", "concentric"), "--objective concentric: is now --placement concentric"),
+        (("--objective", "x"), "--objective x: must be iou or focal"),
+    ],
+)
+def test_a_former_option_is_answered_with_its_new_name(info, words, message):
+    assert refused(info(info_row(1, "11, 21, 41, 61")), *words).startswith(message)
+
+
 def refused(path, *words) -> str:
     error = call("--boxes", path, *words).exception
     assert isinstance(error, UserError), repr(error)
@@ -281,3 +305,55 @@ def test_the_papers_set_on_the_real_lesions(shared_data):
     assert table[2]["val"]["all"]["mean_iou_concentric"] == pytest.approx(0.851, abs=0.001)
     assert table[2]["val"]["all"]["mean_iou_grid"] == pytest.approx(0.769, abs=0.001)
     assert table[3]["val"]["all"]["mean_iou_grid"] == pytest.approx(0.666, abs=0.001)
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch, root):
+    """Run on the small set with changed parameters; returns data/anchors.json and metrics/anchors.json."""
+    write_small_set(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    change_params(tmp_path, "anchors", population=4, generations=2)
+    change_params(tmp_path, "runtime", workers=1)
+
+    def run_stage(**changes: dict) -> tuple[dict, dict]:
+        for section, values in changes.items():
+            change_params(tmp_path, section, **values)
+        runpy.run_path(str(root / "stages" / "anchors.py"))["main"]()
+        return read_json("data/anchors.json"), read_json("metrics/anchors.json")
+
+    return run_stage
+
+
+def test_an_image_has_its_true_size_whatever_the_lesion_table_says(stage):
+    """Unknown sizes were taken to be 512 px: the same lesion got other anchors in the stage and in the command."""
+    known = stage()
+    lesions = read_lesions()
+    for size in (np.nan, 512):
+        write_csv("data/lesions.csv", lesions.assign(width_original_px=size, height_original_px=size))
+        assert stage() == known
+
+
+def test_a_lesion_of_a_slice_that_is_not_there_is_named(stage):
+    lesions = read_lesions()
+    lesions.loc[2, ["file_name", "width_original_px"]] = ["000009_01_01_010.png", np.nan]
+    write_csv("data/lesions.csv", lesions)
+    with pytest.raises(UserError, match=r"data/slices/01\.csv: no slice 000009_01_01_010\.png; run `dvc repro preproc"):
+        stage()
+
+
+def test_groups_of_the_figures_have_the_edges_of_the_parameters(stage):
+    assert set(stage()[1]["lesions"]["test"]) == {"all", "< 10 mm", "10-30 mm", "> 30 mm"}
+    assert set(stage(evaluate={"size_edges_mm": [15]})[1]["lesions"]["test"]) == {"all", "< 15 mm", ">= 15 mm"}
+
+
+def test_noisy_lesions_count_or_not_as_the_parameters_say(stage):
+    assert stage(lesions={"noisy": "keep"})[1]["lesions"]["test"]["all"] == 3
+    assert stage(lesions={"noisy": "drop"})[1]["lesions"]["test"]["all"] == 2
+
+
+def test_impossible_sizes_and_bounds_end_in_one_line(stage):
+    """Areas beyond float32 gave NaN, which JSON can't hold."""
+    with pytest.raises(UserError, match="anchors: sizes must be positive numbers up to"):
+        stage(anchors={"sizes": [1e300] * 5})
+    with pytest.raises(UserError, match=r"ratio_bounds = .*: nothing above 100"):
+        stage(anchors={"sizes": [32] * 5, "ratio_bounds": [[1, 1e300], [1, 4]]})

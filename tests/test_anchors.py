@@ -1,5 +1,7 @@
 """Anchors by hand: where they lie, how large they are, and what they share with boxes."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from lesionpipe.anchors.grid import (
     cell_sides,
     centre_inside,
     paper_set,
+    read_anchors,
     retinanet_set,
     strides_of,
 )
@@ -86,11 +89,43 @@ def test_a_set_survives_json_and_other_keys_are_ignored():
 
 
 @pytest.mark.parametrize(
-    "change", [{"scales": []}, {"scales": [0.0]}, {"ratios": [float("nan")]}, {"sizes": [32.0]}, {"strides": "x"}]
+    ("change", "message"),
+    [
+        ({"scales": []}, "scales must be positive numbers"),
+        ({"scales": [0.0]}, "scales must be positive numbers"),
+        ({"sizes": [32.0]}, "1 sizes for 5 levels"),
+        ({"sizes": [1e300] * 5}, r"sizes must be positive numbers up to 1e\+06"),
+        ({"sizes": "12345"}, "sizes must be a list of finite numbers, not '12345'"),
+        ({"sizes": ["32", 64, 128, 256, 512]}, "sizes must be a list of finite numbers"),
+        ({"ratios": [float("nan")]}, "ratios must be a list of finite numbers"),
+        ({"ratios": [True]}, "ratios must be a list of finite numbers"),
+        ({"ratios": [10**400]}, "ratios must be a list of finite numbers"),
+        ({"strides": [float("inf")] * 5}, "strides must be a list of finite numbers"),
+        ({"strides": [4, 8, 16, 32, 64.5]}, "strides must be whole numbers of px"),
+        ({"strides": None}, "strides must be a list of finite numbers, not None"),
+    ],
 )
-def test_an_impossible_set_is_refused_by_name(change):
-    with pytest.raises(UserError, match="anchors: "):
-        AnchorSet.from_dict(paper_set(range(2, 7)).to_dict() | change)
+def test_an_impossible_set_is_refused_by_file_and_name(tmp_path, change, message):
+    values = paper_set(range(2, 7)).to_dict() | change
+    with pytest.raises(UserError, match=f"anchors: {message}"):
+        AnchorSet.from_dict(values)
+    path = tmp_path / "anchors.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=rf"anchors\.json: anchors: {message}.*; run `dvc repro -f anchors`") as caught:
+        read_anchors(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_anchors_in_use_are_read_from_their_file(tmp_path):
+    path, anchor_set = tmp_path / "anchors.json", paper_set(range(2, 7))
+    with pytest.raises(UserError, match=r"anchors\.json: no such file; run `dvc repro anchors`"):
+        read_anchors(path)
+    path.write_text(json.dumps(anchor_set.to_dict() | {"use": "paper"}))
+    assert read_anchors(path) == anchor_set
+    for damaged in ("", "[1]", '{"sizes": [32]'):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"^[^:]*anchors\.json: [^/]*; run `dvc repro -f anchors`$"):
+            read_anchors(path)
 
 
 def best(boxes, sides, strides=None, image=(64, 64), pixel=0):

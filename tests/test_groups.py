@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lesionpipe.data.size_groups import by_size
+from lesionpipe.params import load_params
 
 DIAMETERS = np.array([9.99, 10, 20, 30, 30.01, np.nan])
 
@@ -21,5 +22,6 @@ def test_a_lesion_with_a_diameter_is_in_one_group(edges, members):
     assert {name: np.flatnonzero(mask).tolist() for name, mask in by_size(DIAMETERS, edges).items()} == members
 
 
-def test_the_usual_groups_are_the_papers():
-    assert list(by_size(DIAMETERS)) == ["< 10 mm", "10-30 mm", "> 30 mm"]
+def test_the_usual_groups_are_the_papers(root):
+    edges = load_params(root / "params.yaml").evaluate.size_edges_mm
+    assert list(by_size(DIAMETERS, edges)) == ["< 10 mm", "10-30 mm", "> 30 mm"]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from small_set import HIT, LESIONS, NAMES, NEAR, SIZE, write_small_set
+from small_set import HIT, LESIONS, NAMES, NEAR, SIZE, change_params, write_small_set
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
@@ -80,11 +80,8 @@ def test_real_data_have_no_true_masks(root, folder):
 
 def test_size_groups_have_the_edges_of_the_parameters(root, folder):
     draw(*[(NAMES[row], HIT) for _, row, *_ in LESIONS[:5]])
-    params = Path("params.yaml")
-    text = params.read_text(encoding="utf-8")
-    assert "size_edges_mm: [10, 30]" in text
     assert list(run_stage(root)["true_masks"]["by_size"]) == ["< 10 mm", "10-30 mm", "> 30 mm"]
-    params.write_text(text.replace("size_edges_mm: [10, 30]", "size_edges_mm: [15]"), encoding="utf-8")
+    change_params(folder, "evaluate", size_edges_mm=[15])
     assert list(run_stage(root)["true_masks"]["by_size"]) == ["< 15 mm", ">= 15 mm"]
 
 
