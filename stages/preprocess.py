@@ -1,7 +1,6 @@
 """Stage `preprocess`: a part's key slices with their neighbours as int16 HU, data/slices/NN.npy and NN.csv."""
 
-from lesionpipe.core.arguments import part_argument
-from lesionpipe.core.errors import run
+from lesionpipe.core.errors import part_argument, run
 from lesionpipe.download.inventory import read_inventory
 from lesionpipe.download.reader import open_part
 from lesionpipe.params import load_params
@@ -12,7 +11,7 @@ from lesionpipe.preprocess.stack import StackSettings
 def main() -> None:
     params = load_params()
     dataset, settings, runtime = params.dataset, params.preprocess, params.runtime
-    part = part_argument("preprocess", dataset.parts)
+    part = part_argument(dataset.parts)
     index = preprocess_part(
         open_part(dataset.source, dataset.path, part, read_inventory(part)),
         read_key_slices(part),

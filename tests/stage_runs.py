@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-RUN_MODULE = "import runpy, sys\nsys.argv[1:] = {arguments!r}\nrunpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
+RUN_MODULE = """
+import runpy, sys
+sys.argv[1:] = {arguments!r}
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+"""
 KILL_AT_MOVE = """
 import os, pathlib, signal
 moves, replace = iter(range(9999)), pathlib.Path.replace

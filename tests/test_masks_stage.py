@@ -62,7 +62,7 @@ def work(tmp_path: Path, root: Path) -> Path:
     (tmp_path / "data/lesions_by_part").mkdir()
     pd.DataFrame(rows)[list(COLUMNS)].to_csv(tmp_path / "data/lesions_by_part/01.csv", index=False)
     yaml = YAML(typ="safe", pure=True)
-    params = yaml.load((root / "presets/phantom.yaml").read_text(encoding="utf-8"))
+    params = yaml.load((root / "params.yaml").read_text(encoding="utf-8"))
     params["dataset"]["parts"] = ["01"]
     params["preprocess"]["image_size"] = SIDE
     params["runtime"]["workers"] = 1

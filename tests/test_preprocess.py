@@ -1,10 +1,10 @@
-"""From a part's zip or folder to its shard: values, the same bytes with any workers, and faults."""
+"""From a part's zip or folder to its stored slices: values, the same bytes with any workers, and faults."""
 
 import logging
 import shutil
 import signal
 import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,15 +12,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from ruamel.yaml import YAML
+from stage_runs import link_code, run_stage
 from tiny_parts import SERIES, constant, key_slices, members, png, write_folder, write_zip
 
 from lesionpipe.core.errors import UserError
+from lesionpipe.core.hashing import checksum
 from lesionpipe.data.slices import SliceStore
+from lesionpipe.download.inventory import Inventory, write_inventory
 from lesionpipe.download.reader import FolderReader, ZipReader
-from lesionpipe.params import Preprocess
 from lesionpipe.preprocess.part import preprocess_part, read_key_slices
+from lesionpipe.preprocess.stack import StackSettings
 
-SETTINGS = Preprocess(image_size=64, slices=3, spacing_mm=2.0, hu=(-1024, 1050))
+SETTINGS = StackSettings(image_size=64, slices=3, spacing_mm=2.0, hu=(-1024, 1050))
 OTHER = "000002_01_01"
 
 
@@ -54,20 +57,20 @@ def test_slices_and_index_of_a_part(part, tmp_path):
         (f"{SERIES}_010.png", 5.0), (f"{SERIES}_020.png", 1.0), (f"{OTHER}_008.png", 5.0), (f"{OTHER}_006.png", np.nan)
     )
     preprocess_part(ZipReader(part), rows, SETTINGS, "01", tmp_path / "slices")
-    shards = SliceStore.open(tmp_path / "slices", ["01"])
-    assert [shards.slices(i)[:, 0, 0].tolist() for i in range(4)] == [
+    store = SliceStore.open(tmp_path / "slices", ["01"])
+    assert [store.slices(i)[:, 0, 0].tolist() for i in range(4)] == [
         [96, 100, 104],
         [180, 200, 220],
         [76, 80, 80],  # there is no slice 9
         [60, 60, 60],
     ]
-    assert shards.index["neighbours"].tolist() == ["interpolated", "exact", "duplicated", "unknown interval"]
-    assert shards.index["file_name"].tolist() == rows["file_name"].tolist()
-    assert shards.index["patient"].tolist() == [1, 1, 2, 2]
-    assert shards.index["scale_x"].tolist() == [1, 1, 1, 1]
+    assert store.index["neighbours"].tolist() == ["interpolated", "exact", "duplicated", "unknown interval"]
+    assert store.index["file_name"].tolist() == rows["file_name"].tolist()
+    assert store.index["patient"].tolist() == [1, 1, 2, 2]
+    assert store.index["scale_x"].tolist() == [1, 1, 1, 1]
 
 
-def test_larger_slices_are_resized_and_their_scale_told(tmp_path):
+def test_larger_slices_are_resized_and_their_scale_is_in_the_index(tmp_path):
     files = {f"Images_png/{SERIES}/{n:03d}.png": png(constant(10 * n, height=96, width=128)) for n in (1, 2, 3)}
     rows = key_slices((f"{SERIES}_002.png", 4.0), width=128, height=96)
     index = preprocess_part(ZipReader(write_zip(tmp_path / "p.zip", files)), rows, SETTINGS, "01", tmp_path / "out")
@@ -95,24 +98,40 @@ def test_a_neighbour_shared_by_key_slices_is_decoded_once(part, tmp_path, monkey
     assert len(decoded) == 5  # slices 9 to 13
 
 
-def test_a_key_slice_missing_from_an_archive_is_named(part, tmp_path):
-    with pytest.raises(UserError, match=rf"part\.zip: 1 of 13 key slices are missing, the first is {SERIES}_077\.png"):
-        preprocess_part(ZipReader(part), table([*range(2, 30, 3), 77]), SETTINGS, "01", tmp_path / "out")
+@pytest.mark.parametrize("form", ["zip", "folder"])
+def test_a_missing_key_slice_is_named(part, tmp_path, form):
+    files = write_folder(tmp_path / "data", members(range(1, 31)) | members(range(5, 9), OTHER))
+    reader = ZipReader(part) if form == "zip" else FolderReader(files)
+    with pytest.raises(UserError) as caught:
+        preprocess_part(reader, table([*range(2, 30, 3), 77]), SETTINGS, "01", tmp_path / "out")
+    missing = f"1 of 13 key slices are missing, the first is {SERIES}_077.png; run `dvc repro lesions`"
+    assert str(caught.value) == f"{reader.source}: {missing}"
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_may_hold_only_some_key_slices(tmp_path, capsys):
-    reader = FolderReader(write_folder(tmp_path / "data", members(range(1, 6))))
-    rows = key_slices((f"{SERIES}_077.png", 2.0), (f"{SERIES}_004.png", 2.0), ("000009_01_01_001.png", 2.0))
-    index = preprocess_part(reader, rows, SETTINGS, "03", tmp_path / "out")
-    assert index["file_name"].tolist() == [f"{SERIES}_004.png"]
-    assert f"part 03: left out 2 of 3 key slices that are not in {tmp_path / 'data'}" in capsys.readouterr().out
-    assert len(SliceStore.open(tmp_path / "out", ["03"])) == 1
+def test_a_wrong_image_size_points_to_the_table(part, tmp_path):
+    """Not to the archive, which would be downloaded in vain."""
+    rows = key_slices((f"{SERIES}_010.png", 5.0), width=512, height=64)
+    with pytest.raises(UserError) as caught:
+        preprocess_part(ZipReader(part), rows, SETTINGS, "01", tmp_path / "out")
+    assert str(caught.value) == (
+        f"{part}: {SERIES}_010.png is 64 x 64 px, but Image_size of its row in DL_info.csv is 512 x 64; "
+        "correct the table and name it in dataset.annotations"
+    )
 
 
-@pytest.mark.parametrize("content", [b"no png", png(constant(0, 32, 32))])
-def test_a_bad_neighbour_stops_the_part_and_leaves_nothing(tmp_path, content):
-    files = members(range(1, 31)) | {f"Images_png/{SERIES}/016.png": content}
+def test_a_neighbour_of_another_size_is_named(tmp_path):
+    archive = write_zip(
+        tmp_path / "part.zip", members(range(1, 31)) | {f"Images_png/{SERIES}/014.png": png(constant(0, 32, 48))}
+    )
+    with pytest.raises(UserError) as caught:
+        preprocess_part(ZipReader(archive), key_slices((f"{SERIES}_015.png", 5.0)), SETTINGS, "01", tmp_path / "out")
+    sizes = f"{SERIES}_014.png is 48 x 32 px, but its key slice {SERIES}_015.png is 64 x 64 px"
+    assert str(caught.value) == f"{archive}: {sizes}; are the slices whole?"
+
+
+def test_a_bad_neighbour_stops_the_part_and_leaves_nothing(tmp_path):
+    files = members(range(1, 31)) | {f"Images_png/{SERIES}/016.png": b"no png"}
     reader = ZipReader(write_zip(tmp_path / "part.zip", files))
     with pytest.raises(UserError, match=r"part\.zip: Images_png/000001_01_01/016\.png: "):
         preprocess_part(reader, key_slices((f"{SERIES}_015.png", 5.0)), SETTINGS, "01", tmp_path / "o", 2)
@@ -127,7 +146,7 @@ def test_an_empty_part_is_written(part, tmp_path):
 def test_genuine_neighbours_are_mixed_from_what_opencv_reads(shared_data, tmp_path):
     """Series 000062_01_01 at 1.5 mm: +2 mm lies a third of the way from the next slice to the one after."""
     root = shared_data / "deeplesion_mini"
-    settings = SETTINGS.model_copy(update={"image_size": 512})
+    settings = replace(SETTINGS, image_size=512)
     rows = key_slices(("000062_01_01_070.png", 1.5), ("000062_01_01_084.png", 1.0), width=512, height=512)
     preprocess_part(FolderReader(root), rows, settings, "01", tmp_path)
     stacks = np.load(tmp_path / "01.npy").astype(int)
@@ -143,7 +162,7 @@ def test_genuine_neighbours_are_mixed_from_what_opencv_reads(shared_data, tmp_pa
         assert np.array_equal(got, np.clip(expected, -1024, 1050))
 
 
-def test_a_table_of_key_slices_that_is_wrong_is_told(tmp_path):
+def test_a_wrong_table_of_key_slices_ends_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"01\.csv: no such file; run `dvc repro lesions`"):
         read_key_slices("01", tmp_path)
     (tmp_path / "01.csv").write_text("file_name,split\na,train\n")
@@ -164,23 +183,23 @@ def test_an_empty_interval_is_unknown(tmp_path):
 
 @pytest.fixture
 def stage(part, root, tmp_path):
-    """Run stages/preprocess.py 01 where parameters, archive and key slices lie ready; `prelude` is run before it."""
+    """Run the stage on part 01 where parameters, archive, inventory and key slices lie ready."""
     params = YAML().load(root / "params.yaml")
     params["preprocess"]["image_size"] = 64
     params["runtime"]["workers"] = 2
     YAML().dump(params, tmp_path / "params.yaml")
+    link_code(root, tmp_path)
     (tmp_path / "data/key_slices").mkdir(parents=True)
-    (tmp_path / "data/raw/01").mkdir(parents=True)
+    (tmp_path / "data/phantom/01").mkdir(parents=True)
     table().to_csv(tmp_path / "data/key_slices/01.csv", index=False)
-    part.rename(tmp_path / "data/raw/01/Images_png_01.zip")
-
-    def run(prelude: str = "") -> subprocess.CompletedProcess:
-        script = root / "stages" / "preprocess.py"
-        code = f"{prelude}\nimport runpy\nrunpy.run_path({str(script)!r}, run_name='__main__')"
-        command = [sys.executable, "-c", code, "01"]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
-
-    return run
+    slices = pd.DataFrame(
+        [(name, size, f"{crc:08x}") for name, (size, crc) in sorted(ZipReader(part).stamps.items())],
+        columns=["file_name", "bytes", "crc32"],
+    )
+    inventory = Inventory("Images_png_01.zip", slices, part.stat().st_size, checksum(part))
+    write_inventory(tmp_path / "data/inventory/01.csv", inventory)
+    part.rename(tmp_path / "data/phantom/01/Images_png_01.zip")
+    return lambda before="": run_stage(tmp_path, "preprocess", "01", before=before)
 
 
 KILLED_WHILE_WRITING = """
@@ -214,11 +233,11 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(stage, tmp_path
 
 
 def test_a_damaged_archive_ends_the_stage_in_one_line(stage, tmp_path):
-    archive = tmp_path / "data/raw/01/Images_png_01.zip"
+    archive = tmp_path / "data/phantom/01/Images_png_01.zip"
     archive.write_bytes(archive.read_bytes()[:-100])
     ended = stage()
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: data/raw/01/Images_png_01.zip: not a whole zip archive")
+    assert ended.stderr.startswith(f"error: {archive}: not a whole zip archive")
     assert ended.stderr.count("\n") == 1
 
 
@@ -230,7 +249,7 @@ def test_a_full_disk_ends_the_stage_in_one_line_and_costs_nothing(stage, tmp_pat
         pytest.skip("mounting a small disk needs root")
     try:
         (slices / "02.npy").write_bytes(b"another part")
-        unseen = "from lesionpipe.deeplesion import shards\nshards._require_space = lambda *_: None"
+        unseen = "from lesionpipe.data import slice_writer\nslice_writer._require_space = lambda *_: None\n"
         ended = stage("" if seen else unseen)
         assert ended.returncode == 1
         assert "no space left on the disk while writing data/slices/01.npy" in ended.stderr

@@ -19,7 +19,7 @@ from lesionpipe.core.files import atomic_path
 from lesionpipe.core.hashing import checksum
 from lesionpipe.core.scratch import scratch_folder
 from lesionpipe.download.places import ANNOTATIONS, annotations_beside, images_folder, phantom_folder
-from lesionpipe.download.transfer import Interrupted, RetryPolicy, check_status, client, pause
+from lesionpipe.download.http_client import Interrupted, RetryPolicy, check_status, client, pause
 
 INPUT_FOLDER = Path("data/inputs/annotations")  # a dependency of the stage: DVC tracks what lies in it
 OFFICIAL_BYTES = 8_479_888

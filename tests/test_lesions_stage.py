@@ -2,20 +2,21 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from http_server import serve
 from ruamel.yaml import YAML
-from stage_runs import run_stage
+from stage_runs import link_code, run_stage
 from test_lesions import text_of
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.hashing import checksum
-from lesionpipe.download import transfer
-from lesionpipe.download.transfer import RetryPolicy
+from lesionpipe.data.schema import read_lesions, read_part_lesions
+from lesionpipe.download import http_client
+from lesionpipe.download.inventory import Inventory, write_inventory
+from lesionpipe.download.http_client import RetryPolicy
 from lesionpipe.lesions import source as annotation_source
 from lesionpipe.lesions.leftovers import remove_other_parts
 from lesionpipe.lesions.source import Annotations, compare_with_official, fetch_annotations, provide_annotations
@@ -28,7 +29,7 @@ FETCHED = Path("scratch/downloads/DL_info.csv")
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(transfer, "PAUSE_S", 0.01)
+    monkeypatch.setattr(http_client, "PAUSE_S", 0.01)
     monkeypatch.delenv("LESIONPIPE_SCRATCH", raising=False)
     return tmp_path
 
@@ -87,8 +88,8 @@ def test_a_given_file_must_lie_where_its_content_is_tracked(elsewhere):
     with pytest.raises(UserError) as caught:
         provided("nih", given="mine.csv")
     assert str(caught.value) == (
-        f"dataset.annotations: {mine} lies outside data/inputs/annotations, where DVC notices changes; copy or link the "
-        "file into it: dataset.annotations: data/inputs/annotations/mine.csv"
+        f"dataset.annotations: {mine} lies outside data/inputs/annotations, where DVC notices changes; copy or link "
+        "the file into it: dataset.annotations: data/inputs/annotations/mine.csv"
     )
     for outside in (mine, "data/inputs/annotations/../../../mine.csv", "data/inputs/annotations-2/mine.csv"):
         with pytest.raises(UserError, match="lies outside data/inputs/annotations"):
@@ -139,3 +140,64 @@ def test_only_what_other_parts_left_is_removed(tmp_path):
     kept = ["003.npy", ".03.npy.1.partial", "01.csv", "01.npy", "02.csv", "02.npy", "3.csv", "notes.txt"]
     assert sorted(path.name for path in slices.iterdir()) == sorted(kept)
     assert [path.name for path in phantom.iterdir()] == ["01"]
+
+
+# ---- the stage, as DVC runs it
+
+
+@pytest.fixture
+def checkout(root, tmp_path) -> Path:
+    """A checkout where the phantom's parts 01 and 02 and their inventories lie ready, and leftovers of a part 03."""
+    link_code(root, tmp_path)
+    set_parameters(root, tmp_path)
+    names = {"01": ["000001_01_01_109", "000001_01_01_110"], "02": ["000002_01_01_001"], "03": ["000003_01_01_001"]}
+    for part, files in names.items():
+        rows = [{"File_name": f"{file}.png", "Possibly_noisy": str(int(file.endswith("110")))} for file in files]
+        for folder in ("phantom", "inventory", "slices", "masks"):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/phantom" / part).mkdir()
+        (tmp_path / "data/phantom" / part / "DL_info.csv").write_text(text_of(*rows))
+        listed = pd.DataFrame({"file_name": [f"{file}.png" for file in files], "bytes": 1, "crc32": "0" * 8})
+        inventory = Inventory(f"Images_png_{part}.zip", listed, archive_bytes=1, archive_md5="0" * 32)
+        write_inventory(tmp_path / "data/inventory" / f"{part}.csv", inventory)
+        (tmp_path / "data/slices" / f"{part}.npy").write_text(part)
+        (tmp_path / "data/masks" / f"{part}.npz").write_text(part)
+    return tmp_path
+
+
+def set_parameters(root: Path, folder: Path, **lesions: str) -> None:
+    params = YAML().load(root / "params.yaml")
+    params["dataset"]["parts"] = ["01", "02"]
+    params["lesions"].update(lesions)
+    YAML().dump(params, folder / "params.yaml")
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_stage_leaves_the_lesions_of_each_part_and_clears_away_what_other_parts_left(checkout):
+    done = run_stage(checkout, "lesions")
+    assert done.returncode == 0, done.stderr
+    lesions = read_lesions(checkout / "data/lesions.csv")
+    assert lesions["file_name"].str[:16].tolist() == ["000001_01_01_109", "000001_01_01_110", "000002_01_01_001"]
+    assert lesions["noisy"].tolist() == [0, 1, 0]
+    assert read_part_lesions("01", checkout / "data/lesions_by_part")["lesion"].tolist() == [1, 2]
+    assert read_part_lesions("02", checkout / "data/lesions_by_part")["lesion"].tolist() == [3]
+    assert sorted(path.name for path in (checkout / "data/key_slices").iterdir()) == ["01.csv", "02.csv"]
+    assert not list((checkout / "data").rglob("03*"))
+    counts = json.loads((checkout / "metrics/lesions.json").read_text())
+    assert counts["lesions"] == {"train": 0, "val": 0, "test": 3}
+    assert counts["noisy_lesions"] == {"train": 0, "val": 0, "test": 1}
+    assert counts["annotations"]["file"] == "DL_info.csv of the phantom"
+    assert f"MD5 {counts['annotations']['md5']}" in done.stdout
+    assert "whole_set" not in counts
+
+
+def test_switching_noisy_lesions_changes_nothing_that_preprocess_reads(checkout, root):
+    """So that no archive, which may be deleted by then, is needed again."""
+    run_stage(checkout, "lesions")
+    before = outputs(checkout / "data")
+    set_parameters(root, checkout, noisy="drop")
+    assert run_stage(checkout, "lesions").returncode == 0
+    assert outputs(checkout / "data") == before
