@@ -1,4 +1,4 @@
-"""Boxes: areas, IoU in both pixel conventions, clipping, the box code – on numbers that can be checked by hand."""
+"""Boxes: areas, IoU in both pixel conventions, clipping – on numbers that can be checked by hand."""
 
 import numpy as np
 import pytest
@@ -35,21 +35,8 @@ def test_clip_by_hand(kind):
     assert boxes.clip(kind([[-5.0, 2, 700, 400]]), 512, 300).tolist() == [[0, 2, 512, 300]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_encode_by_hand(kind):
-    anchor, box = kind([[10.0, 10, 30, 50]]), kind([[12.0, 6, 34, 58]])
-    # (2, -4, 4, 8) over (20, 40, 20, 40) over 0.2
-    assert boxes.encode(box, anchor)[0].tolist() == pytest.approx([0.5, -0.5, 1.0, 1.0])
-
-
 numbers = st.floats(-500, 500)
 sides = st.floats(0.5, 300)
-
-
-@given(numbers, numbers, sides, sides, numbers, numbers, sides, sides)
-def test_decode_inverts_encode(x, y, w, h, ax, ay, aw, ah):
-    box, anchor = np.array([x, y, x + w, y + h]), np.array([ax, ay, ax + aw, ay + ah])
-    np.testing.assert_allclose(boxes.decode(boxes.encode(box, anchor), anchor), box, atol=1e-6)
 
 
 @given(numbers, numbers, sides, sides, numbers, numbers, sides, sides)

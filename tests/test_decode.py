@@ -1,6 +1,6 @@
 """Decoding and calibration on a few boxes and masks drawn by hand."""
 
-from pathlib import Path
+import dataclasses
 
 import pytest
 import torch
@@ -8,32 +8,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import nms
 
-from lesionpipe.core import boxes as box_math
+from lesionpipe.detectors.interface import DecodingSettings
+from lesionpipe.detectors.retinanet.box_code import encode_boxes
 from lesionpipe.detectors.retinanet.calibration import calibrate, mask_boxes
-from lesionpipe.detectors.retinanet.decode import decode
+from lesionpipe.detectors.retinanet.decode import decode_maps
 from lesionpipe.detectors.retinanet.network import RawMaps
-from lesionpipe.params import Detect, load_params
 
-PARAMS = Path(__file__).parents[1] / "params.yaml"
-FIXED = {
-    "score_threshold": 0.0,
-    "topk_candidates": 100,
-    "nms_iou": 0.5,
-    "detections_per_image": 100,
-    "mask_threshold": 0.5,
-}
-SETTINGS = load_params(PARAMS).detect.model_copy(update={**FIXED, "calibrate": False})
+SETTINGS = DecodingSettings(
+    score_threshold=0.0,
+    topk_candidates=100,
+    nms_iou=0.5,
+    detections_per_image=100,
+    calibrate=False,
+    mask_threshold=0.5,
+)
+SIZE = (64, 64)
 LOGIT_OF_3_4 = 1.0986123  # ln 3
 
 
-def settings_with(**changes) -> Detect:
-    return SETTINGS.model_copy(update=changes)
+def settings_with(**changes) -> DecodingSettings:
+    return dataclasses.replace(SETTINGS, **changes)
 
 
 def maps(scores, offsets=None, mask=None, level_sizes=()) -> RawMaps:
     logits = torch.logit(torch.tensor(scores, dtype=torch.float32))
     offsets = torch.zeros(*logits.shape, 4) if offsets is None else offsets
-    return RawMaps(logits, offsets, mask, level_sizes)
+    return RawMaps(logits, offsets, mask, level_sizes or (logits.shape[1],))
 
 
 def mask_with(*rectangles, side=64) -> torch.Tensor:
@@ -52,29 +52,31 @@ def calibrated(box, mask, margin=0.0) -> float:
 def test_encoded_boxes_come_back():
     anchors = torch.tensor([[10.0, 10, 20, 30], [30.0, 30, 40, 40]])
     lesions = torch.tensor([[12.0, 11, 21, 28], [29.0, 33, 42, 38]])
-    offsets = box_math.encode(lesions, anchors)
-    found = decode(maps([[0.9, 0.8]], offsets[None]), anchors, SETTINGS, 64, 0)[0]
+    offsets = encode_boxes(lesions, anchors)
+    found = decode_maps(maps([[0.9, 0.8]], offsets[None]), anchors, SETTINGS, SIZE, 0)[0]
     torch.testing.assert_close(found.boxes, lesions)
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
 
 
 def test_boxes_are_cut_at_the_outer_edges_of_the_border_pixels():
     anchors = torch.tensor([[-5.0, -5, 70, 40]])
-    found = decode(maps([[0.9]]), anchors, SETTINGS, (32, 64), 0)[0]
+    found = decode_maps(maps([[0.9]]), anchors, SETTINGS, (32, 64), 0)[0]
     assert found.boxes.tolist() == [[-0.5, -0.5, 63.5, 31.5]]
 
 
 def test_the_best_of_overlapping_boxes_survives_and_images_do_not_mix():
     anchors = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 11], [30.0, 30, 40, 40]])
-    first, second = decode(maps([[0.6, 0.9, 0.3], [0.8, 0.2, 0.1]]), anchors, SETTINGS, 64, 0)
+    first, second = decode_maps(maps([[0.6, 0.9, 0.3], [0.8, 0.2, 0.1]]), anchors, SETTINGS, SIZE, 0)
     assert first.scores.tolist() == pytest.approx([0.9, 0.3])
     assert second.scores.tolist() == pytest.approx([0.8, 0.1])
     assert second.boxes[0].tolist() == [0, 0, 10, 10]
 
 
-def test_scores_below_the_floor_are_dropped_and_an_image_may_stay_empty():
+def test_scores_below_the_threshold_are_dropped_and_an_image_may_stay_empty():
     anchors = torch.tensor([[0.0, 0, 10, 10], [30.0, 30, 40, 40]])
-    first, second = decode(maps([[0.6, 0.04], [0.03, 0.02]]), anchors, settings_with(score_threshold=0.05), 64, 0)
+    first, second = decode_maps(
+        maps([[0.6, 0.04], [0.03, 0.02]]), anchors, settings_with(score_threshold=0.05), SIZE, 0
+    )
     assert first.scores.tolist() == pytest.approx([0.6])
     assert second.boxes.shape == (0, 4)
     assert second.scores.shape == (0,)
@@ -83,13 +85,15 @@ def test_scores_below_the_floor_are_dropped_and_an_image_may_stay_empty():
 def test_each_level_has_its_own_candidates():
     anchors = torch.tensor([[20.0 * i, 0, 20 * i + 10, 10] for i in range(4)])
     raw = maps([[0.9, 0.8, 0.7, 0.1]], level_sizes=(3, 1))
-    found = decode(raw, anchors, settings_with(topk_candidates=1), 128, 0)[0]
+    found = decode_maps(raw, anchors, settings_with(topk_candidates=1), (128, 128), 0)[0]
     assert found.scores.tolist() == pytest.approx([0.9, 0.1])
 
 
 def test_at_most_per_image_detections_are_kept_of_each_image():
     anchors = torch.tensor([[20.0 * i, 0, 20 * i + 10, 10] for i in range(3)])
-    found = decode(maps([[0.1, 0.9, 0.5], [0.9, 0.2, 0.95]]), anchors, settings_with(detections_per_image=2), 128, 0)
+    found = decode_maps(
+        maps([[0.1, 0.9, 0.5], [0.9, 0.2, 0.95]]), anchors, settings_with(detections_per_image=2), (128, 128), 0
+    )
     assert [f.scores.tolist() for f in found] == [pytest.approx([0.9, 0.5]), pytest.approx([0.95, 0.9])]
 
 
@@ -98,7 +102,7 @@ def test_suppression_agrees_with_torchvision_image_by_image():
     corners = torch.rand(200, 2) * 80
     anchors = torch.cat([corners, corners + 5 + torch.rand(200, 2) * 30], dim=1)
     raw = maps(torch.rand(3, 200).tolist(), level_sizes=(150, 50))
-    for i, found in enumerate(decode(raw, anchors, settings_with(topk_candidates=200), 200, 0)):
+    for i, found in enumerate(decode_maps(raw, anchors, settings_with(topk_candidates=200), (200, 200), 0)):
         scores = raw.logits[i].sigmoid()
         keep = nms(anchors, scores, 0.5)[:100]
         torch.testing.assert_close(found.boxes, anchors[keep])
@@ -110,7 +114,7 @@ def test_suppression_goes_beyond_the_shortlist_where_that_yields_too_few():
     anchors = torch.tensor([[0.0, 0, 10, 10]] * 25 + [[30.0, 30, 40, 40]])
     scores = [0.9 - 0.01 * i for i in range(26)]
     for wanted, expected in ((1, [0.9]), (2, [0.9, 0.65])):
-        found = decode(maps([scores]), anchors, settings_with(detections_per_image=wanted), 64, 0)[0]
+        found = decode_maps(maps([scores]), anchors, settings_with(detections_per_image=wanted), SIZE, 0)[0]
         assert found.scores.tolist() == pytest.approx(expected)
 
 
@@ -159,14 +163,14 @@ def test_calibration_precedes_suppression_so_the_box_that_fits_the_mask_survives
     anchors = torch.tensor([[10.0, 10, 20, 18], [10.0, 10, 20, 20]])
     logits = torch.where(mask_with((10, 10, 20, 20)), 5.0, -5.0)
     raw = maps([[0.75, 0.7]], mask=logits)
-    assert decode(raw, anchors, SETTINGS, 64, 0)[0].scores.tolist() == pytest.approx([0.75])
-    found = decode(raw, anchors, settings_with(calibrate=True), 64, 0)[0]
+    assert decode_maps(raw, anchors, SETTINGS, SIZE, 0)[0].scores.tolist() == pytest.approx([0.75])
+    found = decode_maps(raw, anchors, settings_with(calibrate=True), SIZE, 0)[0]
     assert found.boxes.tolist() == [[10, 10, 20, 20]]
     assert found.scores.tolist() == pytest.approx([1.4])
 
 
-def test_calibration_is_passed_over_without_a_mask_branch():
-    found = decode(maps([[0.75]]), torch.tensor([[10.0, 10, 20, 20]]), settings_with(calibrate=True), 64, 0)[0]
+def test_calibration_has_no_effect_without_a_mask_branch():
+    found = decode_maps(maps([[0.75]]), torch.tensor([[10.0, 10, 20, 20]]), settings_with(calibrate=True), SIZE, 0)[0]
     assert found.scores.tolist() == pytest.approx([0.75])
 
 
@@ -175,7 +179,16 @@ def test_the_mask_threshold_is_a_probability():
     raw, anchors = maps([[0.5]], mask=mask), torch.tensor([[10.0, 10, 20, 20]])
     for threshold, score in ((0.7, 1.0), (0.8, 0.5)):
         chosen = settings_with(calibrate=True, mask_threshold=threshold)
-        assert decode(raw, anchors, chosen, 64, 0)[0].scores.tolist() == pytest.approx([score])
+        assert decode_maps(raw, anchors, chosen, SIZE, 0)[0].scores.tolist() == pytest.approx([score])
+
+
+def test_each_prediction_carries_the_lesion_probability_of_its_image():
+    logits = torch.stack([torch.zeros(4, 4), torch.full((4, 4), LOGIT_OF_3_4)])
+    anchors = torch.tensor([[0.0, 0, 3, 3]])
+    first, second = decode_maps(maps([[0.9], [0.8]], mask=logits), anchors, SETTINGS, (4, 4), 0)
+    assert first.mask.unique().tolist() == [0.5]
+    assert second.mask.unique().tolist() == pytest.approx([0.75])
+    assert decode_maps(maps([[0.9]]), anchors, SETTINGS, (4, 4), 0)[0].mask is None
 
 
 coordinate = st.floats(-6, 22, width=16)

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
+from lesionpipe.detectors.interface import single_process
 from lesionpipe.detectors.retinanet.losses import (
-    Targets,
-    build_targets,
+    AnchorTargets,
+    anchor_targets,
     count_targets,
     detection_losses,
     focal_loss,
-    smooth_l1,
+    lesion_mask,
 )
 from lesionpipe.detectors.retinanet.network import RawMaps
 
@@ -22,13 +23,18 @@ LN2 = math.log(2)
 def raw(logits, offsets=None, masks=None) -> RawMaps:
     logits = torch.tensor(logits)
     offsets = torch.zeros(*logits.shape, 4) if offsets is None else torch.tensor(offsets)
-    return RawMaps(logits, offsets, None if masks is None else torch.tensor(masks))
+    return RawMaps(logits, offsets, None if masks is None else torch.tensor(masks), (logits.shape[1],))
 
 
-def targets(labels, boxes=None, masks=None) -> Targets:
+def targets(labels, boxes=None, masks=None) -> AnchorTargets:
     labels = torch.tensor(labels, dtype=torch.int8)
     boxes = torch.zeros(*labels.shape, 4) if boxes is None else torch.tensor(boxes)
-    return Targets(labels, boxes, None if masks is None else torch.tensor(masks, dtype=torch.uint8))
+    return AnchorTargets(labels, boxes, None if masks is None else torch.tensor(masks, dtype=torch.bool))
+
+
+def losses_of(prediction: RawMaps, truth: AnchorTargets) -> dict[str, torch.Tensor]:
+    """The losses of a batch that one process has to itself."""
+    return detection_losses(prediction, truth, single_process(count_targets(truth)))
 
 
 def test_focal_loss_of_a_logit_of_zero():
@@ -66,50 +72,51 @@ def test_focal_loss_stays_finite_for_huge_logits():
 
 def test_smooth_l1_turns_at_one_ninth():
     # 0.5 * 9 * d^2 up to 1/9, d - 1/18 beyond; both are 1/18 at the turn
-    loss = smooth_l1(torch.tensor([0.0, 0.1, -0.1, 1 / 9, 1.0, -2.0]))
-    assert loss.tolist() == pytest.approx([0, 0.045, 0.045, 1 / 18, 1 - 1 / 18, 2 - 1 / 18])
+    distances = (0.0, 0.1, -0.1, 1 / 9, 1.0, -2.0)
+    losses = [losses_of(raw([[0.0]], [[[d, 0.0, 0.0, 0.0]]]), targets([[1]]))["box"].item() for d in distances]
+    assert losses == pytest.approx([0, 0.045, 0.045, 1 / 18, 1 - 1 / 18, 2 - 1 / 18])
 
 
 def test_classification_is_summed_over_what_is_not_ignored_and_divided_by_the_positives():
-    losses = detection_losses(raw([[0.0, 0.0, 0.0, 9.0]]), targets([[1, 1, 0, -1]]))
+    losses = losses_of(raw([[0.0, 0.0, 0.0, 9.0]]), targets([[1, 1, 0, -1]]))
     assert losses["classification"].item() == pytest.approx((2 * 0.25 + 0.75) * 0.25 * LN2 / 2)
 
 
 def test_the_box_loss_sees_positive_anchors_only():
     offsets = [[[1.0, 0, 0, 0], [5.0, 5, 5, 5], [5.0, 5, 5, 5]]]
     boxes = [[[0.0, 0, 0, 1], [0.0, 0, 0, 0], [0.0, 0, 0, 0]]]
-    losses = detection_losses(raw([[0.0, 0.0, 0.0]], offsets), targets([[1, 0, -1]], boxes))
+    losses = losses_of(raw([[0.0, 0.0, 0.0]], offsets), targets([[1, 0, -1]], boxes))
     assert losses["box"].item() == pytest.approx(2 * (1 - 1 / 18))
 
 
 def test_the_number_of_positives_is_that_of_the_batch():
     offsets = [[[1.0, 0, 0, 0]], [[0.0, 0, 0, 0]]]
-    losses = detection_losses(raw([[0.0], [0.0]], offsets), targets([[1], [1]]))
+    losses = losses_of(raw([[0.0], [0.0]], offsets), targets([[1], [1]]))
     assert losses["box"].item() == pytest.approx((1 - 1 / 18) / 2)
 
 
 def test_the_mask_loss_is_divided_by_the_lesion_pixels():
     masks = torch.zeros(1, 2, 2).tolist()
-    losses = detection_losses(raw([[0.0]], masks=masks), targets([[0]], masks=[[[1, 1], [0, 0]]]))
+    losses = losses_of(raw([[0.0]], masks=masks), targets([[0]], masks=[[[1, 1], [0, 0]]]))
     assert losses["mask"].item() == pytest.approx((2 * 0.25 + 2 * 0.75) * 0.25 * LN2 / 2)
 
 
 def test_images_without_lesions_give_finite_losses_divided_by_one():
     prediction = raw([[0.0, 0.0]], masks=torch.zeros(1, 2, 2).tolist())
-    losses = detection_losses(prediction, targets([[0, 0]], masks=[[[0, 0], [0, 0]]]))
+    losses = losses_of(prediction, targets([[0, 0]], masks=[[[0, 0], [0, 0]]]))
     assert losses["classification"].item() == pytest.approx(2 * 0.75 * 0.25 * LN2)
     assert losses["box"].item() == 0
     assert losses["mask"].item() == pytest.approx(4 * 0.75 * 0.25 * LN2)
 
 
 def test_a_network_without_a_mask_branch_has_no_mask_loss():
-    assert set(detection_losses(raw([[0.0]]), targets([[1]]))) == {"classification", "box"}
+    assert set(losses_of(raw([[0.0]]), targets([[1]]))) == {"classification", "box"}
 
 
 def test_losses_are_float32_inside_autocast_and_from_half_maps():
-    maps = RawMaps(torch.zeros(1, 1).bfloat16(), torch.ones(1, 1, 4).bfloat16(), torch.zeros(1, 2, 2).bfloat16())
+    maps = RawMaps(torch.zeros(1, 1).bfloat16(), torch.ones(1, 1, 4).bfloat16(), torch.zeros(1, 2, 2).bfloat16(), (1,))
     with torch.autocast("cpu", torch.bfloat16):
-        losses = detection_losses(maps, targets([[1]], masks=[[[1, 0], [0, 0]]]))
+        losses = losses_of(maps, targets([[1]], masks=[[[1, 0], [0, 0]]]))
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert losses["box"].item() == pytest.approx(4 * (1 - 1 / 18))
 
@@ -117,12 +124,12 @@ def test_losses_are_float32_inside_autocast_and_from_half_maps():
 def test_halves_of_a_batch_with_shared_counts_average_to_the_whole_batchs_losses():
     prediction = raw([[0.3, -1.0], [2.0, 0.1]], torch.rand(2, 2, 4).tolist(), torch.randn(2, 2, 2).tolist())
     truth = targets([[1, 0], [1, 1]], masks=[[[1, 0], [0, 0]], [[1, 1], [0, 1]]])
-    whole = detection_losses(prediction, truth)
+    whole = losses_of(prediction, truth)
     shared = count_targets(truth).clamp(min=1) / 2
     halves = []
     for i in (0, 1):
         own_raw, own_truth = (m[i : i + 1] for m in prediction[:3]), (t[i : i + 1] for t in truth)
-        halves.append(detection_losses(RawMaps(*own_raw), Targets(*own_truth), shared))
+        halves.append(detection_losses(RawMaps(*own_raw, (2,)), AnchorTargets(*own_truth), shared))
     for name, loss in whole.items():
         assert loss.item() == pytest.approx((halves[0][name] + halves[1][name]).item() / 2, rel=1e-5)
 
@@ -130,16 +137,23 @@ def test_halves_of_a_batch_with_shared_counts_average_to_the_whole_batchs_losses
 def test_targets_of_a_batch_with_and_without_lesions():
     anchors = torch.tensor([[0.0, 0, 10, 10], [20.0, 20, 30, 30]])
     lesions = [torch.tensor([[1.0, 0, 11, 10]]), torch.zeros(0, 4)]
-    built = build_targets(anchors, lesions, torch.zeros(2, 32, 32, dtype=torch.bool), 32)
+    built = anchor_targets(anchors, lesions, torch.zeros(2, 32, 32, dtype=torch.bool), (32, 32))
     assert built.labels.tolist() == [[1, 0], [0, 0]]
-    assert built.boxes[0, 0].tolist() == pytest.approx([0.5, 0, 0.5, 0])
+    assert built.offsets[0, 0].tolist() == pytest.approx([0.5, 0, 0.5, 0])
     assert count_targets(built).tolist() == [1, 0]
 
 
 def test_a_batch_entirely_without_lesions_can_be_built():
-    built = build_targets(torch.tensor([[0.0, 0, 10, 10]]), [torch.zeros(0, 4)], None, 32)
+    built = anchor_targets(torch.tensor([[0.0, 0, 10, 10]]), [torch.zeros(0, 4)], None, (32, 32))
     assert built.labels.tolist() == [[0]]
-    assert built.masks is None
+    assert built.mask is None
+
+
+def test_the_masks_of_an_images_lesions_are_joined():
+    two = torch.tensor([[[1, 0], [0, 0]], [[1, 1], [0, 0]]], dtype=torch.uint8)
+    joined = lesion_mask([two, torch.zeros(0, 2, 2, dtype=torch.uint8), two[:1].bool()])
+    assert joined.dtype == torch.bool
+    assert joined.int().tolist() == [[[1, 1], [0, 0]], [[0, 0], [0, 0]], [[1, 0], [0, 0]]]
 
 
 @pytest.mark.parametrize(
@@ -152,4 +166,4 @@ def test_a_batch_entirely_without_lesions_can_be_built():
 )
 def test_maps_and_targets_that_disagree_are_refused(prediction, truth, words):
     with pytest.raises(ValueError, match=words):
-        detection_losses(prediction, truth)
+        losses_of(prediction, truth)

@@ -37,18 +37,18 @@ def anchor_targets(
     Args:
         anchors: (A, 4) px.
         boxes: per image (n, 4) px; n may be 0 and differ.
-        mask: (B, H, W), all lesions of an image in one mask, or None.
+        mask: bool (B, H, W), all lesions of an image in one mask, or None.
         image_size: height and width, px.
     """
     boxes = [own.to(anchors) for own in boxes]
     labels, nearest = match_anchors(anchors, boxes, image_size)
     offsets = encoded_targets(anchors, boxes, labels, nearest)
-    return AnchorTargets(labels, offsets, None if mask is None else mask.to(anchors.device) > 0)
+    return AnchorTargets(labels, offsets, None if mask is None else mask.to(anchors.device))
 
 
 def lesion_mask(masks: Sequence[Tensor]) -> Tensor:
     """Masks of single lesions, per image (n, H, W) with n >= 0, -> bool (B, H, W): pixels of any lesion."""
-    return torch.stack([own.any(dim=0) for own in masks])
+    return torch.stack([own.any(dim=0) for own in masks]).bool()  # `any` of uint8 is uint8
 
 
 def count_targets(targets: AnchorTargets) -> Tensor:
