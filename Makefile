@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test lint format ablation install deps clean-venv
+.PHONY: repro test lint format ablation install schema clean-venv
 
 repro: $(VENV)/.installed
 	$(BIN)/dvc repro
@@ -26,8 +26,9 @@ ablation: $(VENV)/.installed
 
 install: $(VENV)/.installed
 
-deps: $(VENV)/.installed
-	$(BIN)/python tests/imports.py
+# the JSON schema of params.yaml, after a change of lesionpipe/params/ or of a comment in presets/phantom.yaml
+schema: $(VENV)/.installed
+	$(BIN)/python -m lesionpipe.params.json_schema
 
 # a half-made environment (an interruption, no python3-venv on Debian) must not pass for a whole one
 $(VENV)/.made:

@@ -41,7 +41,7 @@ def run_command() -> None:
 
 
 def main() -> None:
-    """Entry point of the `lesionpipe` command; within another checkout than the installed one it runs that one's code."""
+    """Entry point of the `lesionpipe` command; in another checkout than the installed one it runs the code there."""
     here = Path("lesionpipe/cli.py")
     if here.is_file() and Path("dvc.yaml").is_file() and not here.samefile(__file__):
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}

@@ -1,4 +1,4 @@
-"""`lesionpipe preset`: a whole params.yaml, with its comments, from a preset that holds only what differs from the default."""
+"""`lesionpipe preset`: a whole params.yaml, with its comments, from a preset that holds what differs from it."""
 
 import io
 import subprocess
@@ -100,7 +100,7 @@ def _differences(old: Settings, new: Settings) -> list[str]:
 
 def _shown(settings: Settings, name: str) -> str:
     value = settings.get(name, "")
-    return "null" if value is None else str(_plain(value))
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(_plain(value))
 
 
 def _refuse_to_lose_changes(present: CommentedMap | None) -> None:

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from lesionpipe.params.section import Precision, Section, Fraction, Split
+from lesionpipe.params.section import Fraction, Precision, Section, Split
 
 
 class Detect(Section):

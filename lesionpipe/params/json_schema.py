@@ -27,13 +27,14 @@ def params_schema(commented: str) -> dict:
 
 
 def parameter_comments(text: str) -> dict[tuple[str, str], str]:
-    """The comment behind each parameter of a parameter file by (section, name)."""
-    found, section = {}, ""
+    """The comment behind or above each parameter of a parameter file by (section, name)."""
+    found, section, above = {}, "", ""
     for line in text.splitlines():
         if heading := re.match(r"(\w+):", line):
             section = heading[1]
-        elif parameter := re.match(r"  (\w+):[^#]*# (.+)", line):
-            found[section, parameter[1]] = parameter[2]
+        elif (parameter := re.match(r"  (\w+):(?:[^#]*# (.+))?", line)) and (comment := parameter[2] or above):
+            found[section, parameter[1]] = comment
+        above = line.removeprefix("  # ") if line.startswith("  # ") else ""
     return found
 
 

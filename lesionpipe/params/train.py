@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lesionpipe.params.section import Positive, Precision, Section, Seed, Fraction
+from lesionpipe.params.section import Fraction, Positive, Precision, Section, Seed
 
 
 class Train(Section):
