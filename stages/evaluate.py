@@ -7,9 +7,9 @@ from lesionpipe.core.formats import write_csv, write_json
 from lesionpipe.data.detections import DETECTIONS, HEATMAPS, read_detections, read_heatmaps
 from lesionpipe.data.schema import read_lesions
 from lesionpipe.data.slices import SliceStore
-from lesionpipe.evaluate.report.pictures import pictures_of
 from lesionpipe.evaluate.published import is_published_set, published_table, with_published
 from lesionpipe.evaluate.report.page import write_report
+from lesionpipe.evaluate.report.pictures import pictures_of
 from lesionpipe.evaluate.split import ScoringSettings, SplitResult, evaluate_split, main_split
 from lesionpipe.evaluate.truth import counted_tables
 from lesionpipe.params import Params, load_params

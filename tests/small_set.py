@@ -1,9 +1,11 @@
 """A tiny evaluated set in the pipeline's own files, whose numbers a person can count."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from ruamel.yaml import YAML
 
 from lesionpipe.core.formats import write_csv
 from lesionpipe.data.detections import read_detections
@@ -11,7 +13,6 @@ from lesionpipe.data.masks import StoredMask, write_masks
 from lesionpipe.data.schema import BOX, COLUMNS, RECIST
 from lesionpipe.data.slice_writer import write_slices
 
-PRESET = Path(__file__).parents[1] / "presets" / "phantom.yaml"
 SIDE = 32  # px of the stored slices
 SIZE = 64  # px of the archive's
 NAMES = [f"{patient:06d}_01_01_010.png" for patient in range(1, 7)]
@@ -38,8 +39,11 @@ FOUND = [
 
 def write_small_set(folder: Path, found: list[tuple] = FOUND) -> None:
     """params.yaml, slices, lesions, masks and detections of two slices a split."""
-    text = PRESET.read_text(encoding="utf-8").replace('parts: ["01", "02", "03", "04"]', 'parts: ["01"]')
-    (folder / "params.yaml").write_text(text.replace("bootstrap: 1000", "bootstrap: 20"), encoding="utf-8")
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", folder)
+    change_params(folder, "dataset", source="phantom", parts=["01"])
+    change_params(folder, "lesions", noisy="keep")
+    change_params(folder, "detect", splits=["val", "test"])
+    change_params(folder, "evaluate", bootstrap=20, iou=0.5, fp_rates=[0.5, 1, 2, 4, 8, 16], size_edges_mm=[10, 30])
     index = pd.DataFrame(
         {
             "row": range(6),
@@ -60,6 +64,15 @@ def write_small_set(folder: Path, found: list[tuple] = FOUND) -> None:
     write_masks(folder / "data/masks/01.npz", masks, SIDE)
     np.savez(folder / "data/heatmaps.npz", file_name=np.zeros(0, "U1"), heatmap=np.zeros((0, 8, 8), np.uint8))
     write_found(folder / "data/detections.csv", found)
+
+
+def change_params(folder: Path, section: str, **values: object) -> None:
+    """Set parameters of one section in `folder`/params.yaml."""
+    yaml = YAML(typ="safe")
+    params = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params[section] |= values
+    with (folder / "params.yaml").open("w", encoding="utf-8") as handle:
+        yaml.dump(params, handle)
 
 
 def write_found(path: Path, found: list[tuple]) -> None:

@@ -6,20 +6,23 @@ import json
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from small_set import NAMES, SIZE, write_small_set
+from small_set import NAMES, SIZE, change_params, write_small_set
+from torchvision.datasets import CocoDetection
 
 from lesionpipe.commands.export import coco as export_coco
 from lesionpipe.core.errors import UserError
+from lesionpipe.core.formats import write_csv
 from lesionpipe.data.detections import read_detections
 from lesionpipe.data.schema import read_lesions
+from lesionpipe.evaluate.coco_export import picture
 from lesionpipe.evaluate.coco_input import read_results, read_truth
-from lesionpipe.evaluate.split import evaluate_split
-from lesionpipe.params import load_params
+from lesionpipe.evaluate.split import ScoringSettings, evaluate_split
 
 TRUTH = {
     "images": [
@@ -213,17 +216,78 @@ def test_exported_files_score_as_the_pipeline(exported):
     truth, ids = read_truth(exported / "test.json")
     found = read_results(exported / "detections_test.json", ids)
     index, lesions, table = pd.read_csv("data/slices/01.csv"), read_lesions(), read_detections()
-    direct = evaluate_split("test", index, lesions, table, load_params().evaluate)
+    settings = ScoringSettings(iou=0.5, fp_rates=(1.0,), size_edges_mm=(10.0, 30.0), bootstrap=0, seed=0)
+    direct = evaluate_split("test", index, lesions, table, settings)
     assert truth.images == direct.truth.images and (truth.patients == direct.truth.patients).all()
     assert (truth.lesion_boxes == direct.truth.lesion_boxes).all() and (found.boxes == direct.detections.boxes).all()
     assert (found.images == direct.detections.images).all() and (found.scores == direct.detections.scores).all()
+
+
+def test_every_exported_image_is_there_for_torchvision(exported):
+    """A training set as any framework reads it: a picture of the annotated size, its boxes and masks."""
+    for split, names in (("train", NAMES[:2]), ("val", NAMES[2:4]), ("test", NAMES[4:])):
+        data = quietly(CocoDetection, str(exported / "images"), str(exported / f"{split}.json"))
+        assert len(data) == 2
+        for (image, targets), name in zip(data, names, strict=True):
+            assert (image.size, image.mode) == ((SIZE, SIZE), "RGB") and (exported / "images" / name).is_file()
+            assert all(data.coco.annToMask(target).shape == (SIZE, SIZE) for target in targets)
+
+
+def test_pictures_are_three_slices_from_before_to_after():
+    stack = np.stack([np.full((4, 4), hu, np.int16) for hu in (-9999, -100, 0, 100, 9999)])
+    assert picture(stack, (-100, 100), (8, 6)).shape == (6, 8, 3)
+    assert picture(stack, (-100, 100), (4, 4))[0, 0].tolist() == [0, 128, 255]
+    assert picture(stack[2:3], (-100, 100), (4, 4))[0, 0].tolist() == [128, 128, 128]
+    assert picture(stack, (0, 50), (4, 4))[0, 0].tolist() == [0, 0, 255]
+
+
+def test_exported_pictures_hold_the_slices_in_order(tmp_path, monkeypatch):
+    write_small_set(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    stack = np.zeros((6, 3, 32, 32), np.int16) + np.array([-1024, 13, 1050], np.int16)[:, None, None]
+    (tmp_path / "data/slices/01.npy").unlink()
+    np.save(tmp_path / "data/slices/01.npy", stack)
+    export_coco(tmp_path / "coco", masks=False)
+    with PIL.Image.open(tmp_path / "coco/images" / NAMES[0]) as image:
+        assert image.getpixel((5, 5)) == (0, 128, 255)
+
+
+def test_file_names_lead_to_the_archives_slices(tmp_path, monkeypatch):
+    write_small_set(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    slices = tmp_path / "Images_png"
+    with pytest.raises(UserError, match=r"--slices-folder .*Images_png: no file 000001_01_01/010.png in it"):
+        export_coco(tmp_path / "coco", slices_folder=slices)
+    for name in NAMES:
+        (slices / name[:12]).mkdir(parents=True)
+        PIL.Image.fromarray(np.full((SIZE, SIZE), 32768, np.uint16)).save(slices / name[:12] / "010.png")
+    export_coco(tmp_path / "coco", slices_folder=slices)
+    assert not (tmp_path / "coco/images").exists()
+    data = quietly(CocoDetection, str(slices), str(tmp_path / "coco/val.json"))
+    assert [image.size for image, _ in data] == [(SIZE, SIZE)] * 2
+    assert read_truth(tmp_path / "coco/val.json")[0].patient_count == 2
+
+
+def test_dropped_noisy_lesions_are_not_exported(tmp_path, monkeypatch, capsys):
+    write_small_set(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    change_params(tmp_path, "lesions", noisy="drop")
+    lesions = read_lesions()
+    write_csv("data/lesions.csv", lesions.assign(noisy=lesions["lesion"].isin([4, 5]).astype(int)))
+    export_coco(tmp_path / "coco", images=False)
+    content = json.loads((tmp_path / "coco/test.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == [NAMES[5]]
+    assert [lesion["id"] for lesion in content["annotations"]] == [6]
+    found = json.loads((tmp_path / "coco/detections_test.json").read_text())
+    assert {result["image_id"] for result in found} == {content["images"][0]["id"]} == {6}
+    assert "noisy lesions: drop" in capsys.readouterr().out
 
 
 def test_export_without_masks_or_detections(tmp_path, monkeypatch, capsys):
     write_small_set(tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/detections.csv").unlink()
-    export_coco(tmp_path / "coco", masks=False)
+    export_coco(tmp_path / "coco", masks=False, images=False)
     assert "so no detections are written" in capsys.readouterr().out
     lesion = json.loads((tmp_path / "coco/val.json").read_text())["annotations"][0]
     assert lesion["segmentation"] == [] and lesion["area"] == 19 * 19

@@ -1,21 +1,24 @@
 """`lesionpipe froc` and `lesionpipe compare` as a user calls them."""
 
 import json
+import os
 import subprocess
+import sys
 
+import pandas as pd
 import pytest
 import typer
 from dvc.repo import Repo
-from small_set import FOUND, MISS, NEAR, write_found, write_small_set
+from small_set import FOUND, MISS, NEAR, change_params, write_found, write_small_set
 from test_froc import BOX, found_of, truth_of
 from typer.testing import CliRunner
 
 from lesionpipe.commands.compare import compare
 from lesionpipe.commands.froc import froc
 from lesionpipe.core.errors import UserError
-from lesionpipe.evaluate.compare import compare as compare_runs
+from lesionpipe.core.formats import write_csv
+from lesionpipe.evaluate.comparison import paired_bootstrap
 from lesionpipe.evaluate.revisions import open_run
-from lesionpipe.params import Evaluate
 
 BETTER = [*FOUND, ("test", 5, NEAR, 0.95)]  # finds the last lesion, before any false positive
 
@@ -60,6 +63,49 @@ def test_froc_without_lesions_or_draws_prints_null(tmp_path):
     assert "–" in call(froc, *files) and "nan" not in call(froc, *files)
 
 
+def test_average_precision_keeps_its_name_whatever_the_overlap(shared_data):
+    case = shared_data / "froc_case"
+    files = ("--ground-truth", case / "ground_truth.json", "--detections", case / "detections.json", "--bootstrap", 5)
+    half, third = (json.loads(call(froc, *files, "--json", "--iou", iou)) for iou in (0.5, 0.3))
+    assert list(half) == list(third) and (half["iou"], third["iou"]) == (0.5, 0.3)
+    low, high = third["average_precision_interval"]
+    assert half["average_precision"] < third["average_precision"] and low < high
+
+
+def test_froc_draws_patients_by_the_field_that_is_named(tmp_path):
+    images = [{"id": i, "case": i // 2} for i in range(4)]
+    (tmp_path / "gt.json").write_text(json.dumps({"images": images, "annotations": []}))
+    (tmp_path / "dt.json").write_text("[]")
+    files = ("--ground-truth", tmp_path / "gt.json", "--detections", tmp_path / "dt.json", "--json")
+    assert json.loads(call(froc, *files))["patients"] == 4
+    assert json.loads(call(froc, *files, "--patient-key", "case"))["patients"] == 2
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_any_output_encoding_is_good_enough(folder, root, encoding):
+    """Both tables hold dashes and signs that latin-1 and ASCII lack."""
+    (folder / "gt.json").write_text('{"images": [{"id": 1}], "annotations": []}')
+    (folder / "dt.json").write_text("[]")
+    found = "data/detections.csv"
+    for words in (["froc", "--ground-truth", "gt.json", "--detections", "dt.json"], ["compare", found, found]):
+        done = subprocess.run(
+            [sys.executable, "-c", "import lesionpipe.cli; lesionpipe.cli.main()", *words],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(root)},
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        assert b"FPs/image" in done.stdout and b"?" not in done.stdout and done.stdout.decode(encoding)
+
+
+def test_noisy_lesions_are_left_out_of_a_comparison_as_params_yaml_says(folder):
+    """Lesion 5, the only hit one of its slice, is noisy; the slice keeps lesion 6."""
+    found = folder / "data/detections.csv"
+    change_params(folder, "lesions", noisy="drop")
+    result = json.loads(call(compare, found, found, "--json"))
+    assert (result["images"], result["lesions"]) == (2, 2)
+    assert "lesions.noisy drop" in call(compare, found, found)
+
+
 def test_comparing_a_file_with_itself_finds_no_difference(folder):
     found = folder / "data/detections.csv"
     result = json.loads(call(compare, found, found, "--json"))
@@ -85,10 +131,7 @@ def test_a_true_difference_is_found_and_chance_is_not():
         found_of([(i, BOX, 0.9) for i in range(60) if wanted(i)])
         for wanted in (lambda i: i % 2, lambda i: i % 10, lambda i: not i % 2)
     )
-    settings = Evaluate(
-        iou=0.5, fp_rates=(1.0,), size_edges_mm=(), bootstrap=500, seed=0, operating_fp=0.5, report_slices=0
-    )
-    true, chance = compare_runs(truth, a, b, settings), compare_runs(truth, a, c, settings)
+    true, chance = (paired_bootstrap(truth, a, other, (1.0,), 0.5, samples=500, seed=0) for other in (b, c))
     assert true.difference[0] == pytest.approx(0.4) and true.low[0] > 0.2 and true.p[0] < 0.01
     assert chance.difference[0] == pytest.approx(0) and chance.low[0] < 0 < chance.high[0] and chance.p[0] > 0.5
 
@@ -117,15 +160,15 @@ def test_revisions_are_read_from_the_cache(repository):
     result = json.loads(call(compare, "better", "plain", "--json"))["at"]["1"]
     assert (result["a"], result["b"]) == pytest.approx((1, 2 / 3))
     with pytest.raises(UserError, match="no-such: neither a file nor a Git revision nor an experiment"):
-        open_run("no-such", "test")
+        open_run("no-such", "test", ["01"], "keep")
 
 
 def test_the_order_of_the_slices_may_differ_between_the_sides(repository):
     """The workspace lists its slices the other way round: a revision's boxes stay on their own slices."""
     index = repository / "data/slices/01.csv"
-    header, *rows = index.read_text().splitlines(keepends=True)
+    rows = pd.read_csv(index)[::-1].assign(row=range(6))
     index.unlink()
-    index.write_text("".join([header, *reversed(rows)]))
+    write_csv(index, rows)
     result = json.loads(call(compare, repository / "data/detections.csv", "better", "--json"))["at"]["4"]
     assert (result["a"], result["b"]) == pytest.approx((2 / 3, 1))
 
@@ -136,7 +179,7 @@ def test_a_revision_that_is_in_no_cache_is_named(repository):
             path.chmod(0o644)
             path.unlink()
     with pytest.raises(UserError, match="plain: its detections, lesions or slices are in no cache"):
-        open_run("plain", "test")
+        open_run("plain", "test", ["01"], "keep")
 
 
 def test_a_file_and_a_revision_of_another_set_are_not_compared(repository):
@@ -155,7 +198,6 @@ def test_what_cannot_be_compared_is_named(folder):
         UserError, match=r"other.csv: line 2: file_name '000001_01_01_010.png' is no slice of split test"
     ):
         call(compare, folder / "data/detections.csv", folder / "other.csv")
-    text = (folder / "params.yaml").read_text()
-    (folder / "params.yaml").write_text(text.replace("bootstrap: 20", "bootstrap: 0"))
+    change_params(folder, "evaluate", bootstrap=0)
     with pytest.raises(UserError, match=r"evaluate\.bootstrap = 0"):
         call(compare, "a", "b")

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from lesionpipe.core.files import atomic_folder
 from lesionpipe.evaluate.froc import thresholds
+from lesionpipe.evaluate.published import PUBLISHED_IOU
 from lesionpipe.evaluate.report.pictures import (
     DISPLAY_WINDOWS,
     Pictures,
@@ -25,7 +26,6 @@ from lesionpipe.evaluate.report.pictures import (
     verdicts,
 )
 from lesionpipe.evaluate.report.plots import froc_plot, size_plot
-from lesionpipe.evaluate.published import PUBLISHED_IOU
 from lesionpipe.evaluate.scores import Estimate
 from lesionpipe.evaluate.split import SplitResult, main_split
 
