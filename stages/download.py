@@ -1,20 +1,19 @@
 """Stage `download`: what one part holds, in data/inventory/NN.csv; NIH's archives are fetched, given ones verified.
 
-Usage: python -m stages.download NN. DVC doesn't see changes in an extracted folder: `dvc repro -f download` lists it anew.
+Usage: python -m stages.download NN. DVC doesn't see changes in an extracted folder: `dvc repro -f download` reads them.
 """
 
-from lesionpipe.core.arguments import part_argument
-from lesionpipe.core.errors import run
-from lesionpipe.download.archives import OFFICIAL
+from lesionpipe.core.errors import part_argument, run
+from lesionpipe.download.archives import OFFICIAL_TABLE
+from lesionpipe.download.http_client import RetryPolicy
 from lesionpipe.download.inventory import Inventory, inventory_path, write_inventory
 from lesionpipe.download.sources import take_folder, take_given, take_nih, take_phantom
-from lesionpipe.download.transfer import RetryPolicy
 from lesionpipe.params import Params, load_params
 
 
 def main() -> None:
     params = load_params()
-    part = part_argument("download", params.dataset.parts)
+    part = part_argument(params.dataset.parts)
     inventory = take_inventory(part, params)
     write_inventory(inventory_path(part), inventory)
     print(f"part {part}: {len(inventory.slices)} slices")
@@ -22,7 +21,7 @@ def main() -> None:
 
 def take_inventory(part: str, params: Params) -> Inventory:
     """The inventory of a part from wherever its slices lie."""
-    dataset, table = params.dataset, params.download.archives or OFFICIAL
+    dataset, table = params.dataset, params.download.archives or OFFICIAL_TABLE
     match dataset.source:
         case "phantom":
             return take_phantom(part)

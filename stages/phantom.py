@@ -5,8 +5,7 @@ Usage: python -m stages.phantom NN
 
 from pathlib import Path
 
-from lesionpipe.core.arguments import part_argument
-from lesionpipe.core.errors import run
+from lesionpipe.core.errors import part_argument, run
 from lesionpipe.core.files import atomic_folder
 from lesionpipe.params import load_params
 from lesionpipe.phantom.archive import write_part
@@ -15,7 +14,7 @@ from lesionpipe.phantom.settings import PhantomSettings
 
 def main() -> None:
     params = load_params()
-    part = part_argument("phantom", params.dataset.parts)
+    part = part_argument(params.dataset.parts)
     drawn = params.phantom
     settings = PhantomSettings(
         drawn.seed, drawn.patients_per_part, drawn.key_slices_per_patient, image_size=drawn.image_size

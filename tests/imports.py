@@ -17,8 +17,10 @@ NEUTRAL = (
     "lesionpipe/core/progress.py",
     "lesionpipe/core/scratch.py",
     "lesionpipe/params/",
+    "lesionpipe/download/http_client.py",
     "lesionpipe/download/queue.py",
     "lesionpipe/download/transfer.py",
+    "lesionpipe/download/verification.py",
     "lesionpipe/train/state.py",
 )
 

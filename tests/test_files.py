@@ -151,7 +151,7 @@ def reads(monkeypatch, tmp_path):
     """The names of the files that were read for a checksum."""
     monkeypatch.setenv("LESIONPIPE_SCRATCH", str(tmp_path / "scratch"))
     names, whole = [], hashing.checksum
-    monkeypatch.setattr(hashing, "checksum", lambda path: names.append(path.name) or whole(path))
+    monkeypatch.setattr(hashing, "checksum", lambda path, on_bytes: names.append(path.name) or whole(path))
     return names
 
 

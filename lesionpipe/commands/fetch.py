@@ -1,15 +1,15 @@
-"""`lesionpipe fetch`: archives of DeepLesion into their folder, several side by side, ahead of `dvc repro` or after it."""
+"""`lesionpipe fetch`: archives of DeepLesion into their folder, several side by side, before or after `dvc repro`."""
 
 from typing import Annotated
 
 import typer
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.download.archives import OFFICIAL, archives_of
+from lesionpipe.download.archives import OFFICIAL_TABLE, archives_of
+from lesionpipe.download.http_client import RetryPolicy
 from lesionpipe.download.places import archives_folder
 from lesionpipe.download.queue import fetch_all, verify_all
 from lesionpipe.download.sources import is_preprocessed
-from lesionpipe.download.transfer import RetryPolicy
 from lesionpipe.params import load_params
 
 
@@ -26,7 +26,9 @@ def fetch(
     if source not in ("nih", "archives"):
         raise UserError(f"dataset.source = {source}: it has no archives to fetch or verify; nih and archives have")
     folder = archives_folder(params.dataset.path)
-    archives = archives_of(list(dict.fromkeys(parts or params.dataset.parts)), params.download.archives or OFFICIAL)
+    archives = archives_of(
+        list(dict.fromkeys(parts or params.dataset.parts)), params.download.archives or OFFICIAL_TABLE
+    )
     if not parts:
         done = [archive for archive in archives if is_preprocessed(archive)]
         archives = [archive for archive in archives if archive not in done]

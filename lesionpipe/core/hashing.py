@@ -6,6 +6,7 @@ the scratch folder, one small file each, so that any number of processes may loo
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from lesionpipe.core.files import CHUNK, write_text
@@ -13,31 +14,48 @@ from lesionpipe.core.scratch import scratch_folder
 
 CHECKSUMS = "checksums"  # folder of the scratch folder
 
+OnBytes = Callable[[int], object]  # called with the number of bytes that were done since the last call
 
-def checksum(path: str | Path, algorithm: str = "md5") -> str:
+
+def _silent(count: int) -> None:
+    pass
+
+
+def checksum(path: str | Path, algorithm: str = "md5", on_bytes: OnBytes = _silent) -> str:
     """Hex digest of a file, read in pieces."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with Path(path).open("rb") as handle:
         while chunk := handle.read(CHUNK):
             digest.update(chunk)
+            on_bytes(len(chunk))
     return digest.hexdigest()
 
 
-def remembered_checksum(path: str | Path) -> str:
+def remembered_checksum(path: str | Path, on_bytes: OnBytes = _silent) -> str:
     """MD5 of the whole file as hex digits; read again only where the file is another or was changed.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     before = _identity(path)
-    place = scratch_folder() / CHECKSUMS / f"{hashlib.sha256(before.encode()).hexdigest()}.json"
-    known = _known(place, before)
+    known = _known(_place(before), before)
     if known is not None:
+        on_bytes(Path(path).stat().st_size)
         return known
-    digest = checksum(path)
+    digest = checksum(path, on_bytes=on_bytes)
     if _identity(path) == before:  # not written to in the meantime
-        write_text(place, json.dumps({"file": before, "md5": digest}))
+        remember_checksum(path, digest)
     return digest
+
+
+def remember_checksum(path: str | Path, md5: str) -> None:
+    """Remember the MD5 of a file that was computed while it was written."""
+    identity = _identity(path)
+    write_text(_place(identity), json.dumps({"file": identity, "md5": md5}))
+
+
+def _place(identity: str) -> Path:
+    return scratch_folder() / CHECKSUMS / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
 
 
 def _identity(path: str | Path) -> str:

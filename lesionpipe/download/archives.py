@@ -12,10 +12,10 @@ from pathlib import Path
 
 from lesionpipe.core.errors import UserError
 
-OFFICIAL = Path(__file__).with_name("archives.tsv")
-NAME = re.compile(r"Images_png_([0-9]{2})\.zip")
+OFFICIAL_TABLE = Path(__file__).with_name("archives.tsv")
+_NAME = re.compile(r"Images_png_([0-9]{2})\.zip")
 ARCHIVE_COLUMNS = {  # of the table; what each value must be like
-    "name": NAME,
+    "name": _NAME,
     "url": re.compile(r"https?://\S+"),
     "bytes": re.compile("[0-9]{1,15}"),
     "md5": re.compile("[0-9a-f]{32}"),
@@ -34,10 +34,10 @@ class Archive:
     @property
     def part(self) -> str:
         """Two digits, "01" to "56"."""
-        return NAME.fullmatch(self.name)[1]
+        return _NAME.fullmatch(self.name)[1]
 
 
-def read_archives(path: str | Path = OFFICIAL) -> dict[str, Archive]:
+def read_archives(path: str | Path = OFFICIAL_TABLE) -> dict[str, Archive]:
     """The archives of a table (tab-separated, with a header of at least name, url, bytes and md5) by part.
 
     Raises:
@@ -60,11 +60,11 @@ def read_archives(path: str | Path = OFFICIAL) -> dict[str, Archive]:
 def _archive(path: str | Path, line: int, row: dict) -> Archive:
     for column, pattern in ARCHIVE_COLUMNS.items():
         if not pattern.fullmatch(row.get(column) or ""):
-            raise UserError(f"{path}: line {line}: {column} = {row.get(column)!r} is not as in {OFFICIAL.name}")
+            raise UserError(f"{path}: line {line}: {column} = {row.get(column)!r} is not as in {OFFICIAL_TABLE.name}")
     return Archive(row["name"], row["url"], int(row["bytes"]), row["md5"])
 
 
-def archives_of(parts: Sequence[str], table: str | Path = OFFICIAL) -> list[Archive]:
+def archives_of(parts: Sequence[str], table: str | Path = OFFICIAL_TABLE) -> list[Archive]:
     """The archives of these parts.
 
     Raises:

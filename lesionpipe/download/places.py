@@ -18,7 +18,7 @@ def phantom_folder(part: str) -> Path:
     return PHANTOM / part
 
 
-def archive_name(part: str) -> str:
+def official_archive_name(part: str) -> str:
     """Official file name of a part's archive: "01" -> "Images_png_01.zip"."""
     return f"Images_png_{part}.zip"
 
@@ -26,7 +26,7 @@ def archive_name(part: str) -> str:
 def archive_path(source: str, path: str | None, part: str) -> Path:
     """Absolute path at which the archive of a part is expected (source: phantom, nih or archives)."""
     folder = phantom_folder(part) if source == "phantom" else archives_folder(path)
-    return folder.absolute() / archive_name(part)
+    return folder.absolute() / official_archive_name(part)
 
 
 def archives_folder(path: str | None) -> Path:

@@ -12,7 +12,7 @@ from lesionpipe.core.errors import UserError
 
 HU_OFFSET = 32768  # stored value = HU + HU_OFFSET (DeepLesion's README)
 MAX_SIDE = 4096  # px; DeepLesion has 512, rarely 768 and 1024
-MAX_BYTES = 2 * MAX_SIDE**2 + (1 << 20)  # no honest PNG of such a slice is larger
+MAX_PNG_BYTES = 2 * MAX_SIDE**2 + (1 << 20)  # no honest PNG of such a slice is larger
 _HEADER = struct.Struct(">8sI4sIIBB")  # signature, length and name of the first chunk, width, height, bit depth, colour
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
@@ -48,6 +48,5 @@ def _check_header(png: bytes, place: str, advice: str, width: int | None, height
     if not (0 < w <= MAX_SIDE and 0 < h <= MAX_SIDE):
         raise UserError(f"{place}: declares {w} x {h} px, more than {MAX_SIDE} x {MAX_SIDE}; {advice}")
     if (width or w, height or h) != (w, h):
-        raise UserError(
-            f"{place}: {w} x {h} px, but annotated as {width} x {height} px: correct Image_size in DL_info.csv, or {advice}"
-        )
+        annotated = f"annotated as {width} x {height} px (Image_size)"
+        raise UserError(f"{place}: {w} x {h} px, but {annotated}; correct DL_info.csv and run `dvc repro` again")

@@ -13,10 +13,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lesionpipe.core.errors import UserError
+from lesionpipe.core.hashing import OnBytes
 from lesionpipe.core.progress import progress
 from lesionpipe.download.archives import Archive
-from lesionpipe.download.transfer import RetryPolicy, Stopped, fetch
-from lesionpipe.download.verification import OnBytes, verify
+from lesionpipe.download.http_client import RetryPolicy
+from lesionpipe.download.transfer import Stopped, fetch_archive
+from lesionpipe.download.verification import verify
 
 GRACE_S = 2.0  # for threads to notice that they should stop; they hold nothing that isn't on the disk
 
@@ -43,8 +45,8 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{folder.absolute()}: {what} still needs {needed / 1e9:.3f} GB, the disk has {free / 1e9:.3f} GB free; free "
-            "some, name a folder on a larger disk (dataset.path), or go part by part (docs/download.md, Little disk)"
+            f"{folder.absolute()}: {what} still needs {needed / 1e9:.3f} GB, the disk has {free / 1e9:.3f} GB free; "
+            "free some, name a folder on a larger disk (dataset.path), or go part by part (docs/download.md)"
         )
 
 
@@ -87,7 +89,7 @@ def verify_all(archives: Sequence[Archive], folder: Path, at_a_time: int) -> Non
 
 
 def _fetch_into(folder: Path, policy: RetryPolicy) -> Task:
-    return lambda archive, on_bytes, stop: fetch(archive, folder / archive.name, policy, on_bytes, stop)
+    return lambda archive, on_bytes, stop: fetch_archive(archive, folder / archive.name, policy, on_bytes, stop)
 
 
 def _require_success(failures: dict[Archive, UserError]) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from lesionpipe.core.errors import UserError
 from lesionpipe.download.inventory import Inventory, Stamps, inventory_path
 from lesionpipe.download.places import archive_path, images_folder
-from lesionpipe.download.png import MAX_BYTES, decode_slice
+from lesionpipe.download.png import MAX_PNG_BYTES, decode_slice
 
 SERIES = re.compile(r"\d{6}_\d{2}_\d{2}")
 _NAME = re.compile(r"(\d{6}_\d{2}_\d{2})_(\d{3,})\.png")
@@ -115,7 +115,7 @@ class ZipReader:
     def read_bytes(self, file_name: str) -> bytes:
         """The PNG file as it lies in the archive, its checksum compared."""
         member = self._members[file_name]
-        if member.file_size > MAX_BYTES:
+        if member.file_size > MAX_PNG_BYTES:
             raise UserError(f"{self.source}: {member.filename}: {member.file_size} bytes are no slice; {self._advice}")
         try:
             return self._zip.read(member)
@@ -194,7 +194,8 @@ class FolderReader:
             self._check(file_name, path, advice)
             content = path.read_bytes()
         except FileNotFoundError:
-            raise UserError(f"{path}: no such slice; {advice}, or {self._relist or 'correct its name'}") from None
+            listed_anew = f", or {self._relist}" if self._relist else ""
+            raise UserError(f"{path}: no such slice; {advice}{listed_anew}") from None
         except OSError as error:  # a bad disk, a share that has gone
             raise UserError(f"{path}: not readable ({error.strerror}); look at the disk, or {advice}") from None
         return decode_slice(content, str(path), advice, width, height)
@@ -202,7 +203,7 @@ class FolderReader:
     def _check(self, file_name: str, path: Path, advice: str) -> None:
         """Compare a slice with the inventory."""
         stat = path.stat()
-        if stat.st_size > MAX_BYTES:
+        if stat.st_size > MAX_PNG_BYTES:
             raise UserError(f"{path}: {stat.st_size} bytes are no slice; {advice}")
         if self._listed is None:
             return

@@ -13,11 +13,11 @@ from lesionpipe.core.errors import UserError
 from lesionpipe.core.hashing import checksum
 from lesionpipe.core.progress import progress
 from lesionpipe.download.archives import Archive, archives_of
+from lesionpipe.download.http_client import RetryPolicy
 from lesionpipe.download.inventory import Inventory, inventory_path, read_inventory, recall, remember
 from lesionpipe.download.listing import list_archive, list_folder
 from lesionpipe.download.places import archive_path, archives_folder
 from lesionpipe.download.queue import fetch_first
-from lesionpipe.download.transfer import RetryPolicy, is_archive
 from lesionpipe.download.verification import verify
 
 SLICES = Path("data/slices")
@@ -71,10 +71,9 @@ def take_nih(
     known = None if target.exists() else recall(archive.md5)
     if known:
         return known
-    if not is_archive(target, archive):
-        later = sorted(archives_of(parts, table), key=lambda other: (other.part < part, other.part))
-        ahead = [a for a in later if a.part != part and not (folder / a.name).exists() and not recall(a.md5)]
-        fetch_first([archive, *ahead], folder, policy, at_a_time)
+    later = sorted(archives_of(parts, table), key=lambda other: (other.part < part, other.part))
+    ahead = [a for a in later if a.part != part and not (folder / a.name).exists() and not recall(a.md5)]
+    fetch_first([archive, *([] if target.exists() else ahead)], folder, policy, at_a_time)
     return _listed(archive, target)
 
 

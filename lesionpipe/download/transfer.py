@@ -6,16 +6,12 @@ and asks for the rest (HTTP Range). A server that ignores Range is read from the
 and MD5 decide; what a server says about lengths is not believed.
 """
 
-import email.utils
 import errno
 import hashlib
 import os
-import random
 import re
 import sys
 import threading
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -24,40 +20,27 @@ from filelock import FileLock
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import CHUNK
+from lesionpipe.core.hashing import OnBytes
 from lesionpipe.download.archives import Archive
-from lesionpipe.download.verification import OnBytes, note_verified, verify
-
-PAUSE_S = 1.0  # before the first retry; doubled with each failure in a row
-LONGEST_PAUSE_S = 60.0
-LONGEST_RETRY_AFTER_S = 300.0  # a server may ask for a longer pause than ours, up to this
-REDIRECTS = 10
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """When a download gives up: after `retries` failures in a row, or `timeout_s` seconds of silence per attempt."""
-
-    retries: int
-    timeout_s: float
+from lesionpipe.download.http_client import (
+    REDIRECTS,
+    Interrupted,
+    RefusedRedirect,
+    RetryPolicy,
+    check_status,
+    client,
+    pause,
+)
+from lesionpipe.download.verification import note_verified, verify
 
 
 class Stopped(Exception):
     """Somebody asked the download to stop; what has come is kept."""
 
 
-class Interrupted(Exception):
-    """A failure that a later attempt may mend; `wait_s` is the pause that the server asked for."""
-
-    def __init__(self, message: str, wait_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.wait_s = wait_s
-
-
-class RefusedRedirect(UserError):
-    """A server redirects to what is no web address; another attempt would meet the same."""
-
-
-def fetch(archive: Archive, target: Path, policy: RetryPolicy, on_bytes: OnBytes, stop: threading.Event) -> None:
+def fetch_archive(
+    archive: Archive, target: Path, policy: RetryPolicy, on_bytes: OnBytes, stop: threading.Event
+) -> None:
     """Fetch an archive to `target`, going on from `<target>.partial`; a corrupt one is fetched anew once.
 
     A damaged file at `target` is replaced when the whole archive has come. `on_bytes` gets each change of the number of
@@ -70,7 +53,7 @@ def fetch(archive: Archive, target: Path, policy: RetryPolicy, on_bytes: OnBytes
     partial = target.with_name(target.name + ".partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):  # another process may be fetching ahead
-        if is_archive(target, archive):
+        if _is_archive(target, archive):
             on_bytes(archive.bytes)
             return
         for _ in range(2):
@@ -87,7 +70,7 @@ def fetch(archive: Archive, target: Path, policy: RetryPolicy, on_bytes: OnBytes
     )
 
 
-def is_archive(path: Path, archive: Archive) -> bool:
+def _is_archive(path: Path, archive: Archive) -> bool:
     """Whether the archive lies there whole; another file of its name (damaged, or of another table) is reported."""
     if not path.exists():
         return False
@@ -122,38 +105,6 @@ def _receive(archive: Archive, partial: Path, policy: RetryPolicy, on_bytes: OnB
         return transfer.digest.hexdigest()
 
 
-def client(timeout_s: float) -> httpx.Client:
-    """An HTTP client that follows a few redirects, to web addresses alone, and takes bytes as they are stored."""
-    return httpx.Client(
-        timeout=timeout_s,
-        follow_redirects=True,
-        max_redirects=REDIRECTS,
-        headers={"Accept-Encoding": "identity", "User-Agent": "lesionpipe"},
-        event_hooks={"response": [_check_redirect]},
-    )
-
-
-def _check_redirect(response: httpx.Response) -> None:
-    """Refuse a redirect to another scheme (file, ftp) or to no address at once, before httpx takes it for a cut."""
-    if not response.has_redirect_location:
-        return
-    location = response.headers["Location"]
-    try:
-        target = response.url.join(location)
-    except httpx.InvalidURL:
-        target = None
-    if target is None or target.scheme not in ("http", "https") or not target.host:
-        raise RefusedRedirect(
-            f"{response.url} redirects to {location!r}, which is no web address; take a mirror (download.archives)"
-        )
-
-
-def pause(failures: int, error: BaseException | None) -> float:
-    """Seconds before the next attempt: doubling, jittered, and at least what the server asked for within reason."""
-    own = min(PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S) * random.uniform(0.75, 1.25)
-    return max(own, min(getattr(error, "wait_s", 0.0), LONGEST_RETRY_AFTER_S))
-
-
 class _Transfer:
     """The state of one archive's transfer over all attempts: bytes there, their MD5, failures in a row."""
 
@@ -184,7 +135,7 @@ class _Transfer:
             message = str(error) or type(error).__name__
             raise Interrupted(f"{self.archive.url}: {message}", getattr(error, "wait_s", 0.0)) from None
         except RefusedRedirect as error:
-            raise UserError(f"{self.archive.name}: {error}") from None
+            raise UserError(f"{self.archive.name}: {error}; take a mirror (download.archives)") from None
         except httpx.TooManyRedirects:
             raise UserError(f"{self.archive.name}: {self.archive.url} redirects more than {REDIRECTS} times") from None
         except httpx.InvalidURL as error:
@@ -240,26 +191,6 @@ class _Transfer:
         self.on_bytes(-self.size)
         self.handle.truncate(0)
         self.digest, self.size = hashlib.md5(usedforsecurity=False), 0
-
-
-def check_status(response: httpx.Response, name: str) -> None:
-    """Raise Interrupted for what may pass (429, 5xx, a useless Range), UserError for a refusal."""
-    status = response.status_code
-    if status in (200, 206):
-        return
-    if status in (408, 416, 425, 429) or status >= 500:
-        raise Interrupted(f"HTTP {status}", _retry_after(response.headers.get("Retry-After", "")))
-    raise UserError(f"{name}: {response.url} answers HTTP {status}; is the address still right?")
-
-
-def _retry_after(value: str) -> float:
-    """Seconds of a Retry-After header, which is a number or a date; 0 where it is neither."""
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return 0.0
 
 
 def _disk_error(error: OSError, path: str | Path, missing: int) -> Exception:

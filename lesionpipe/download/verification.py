@@ -1,22 +1,18 @@
-"""Whether a file is the published archive: size and MD5, read once.
+"""Whether a file is the published archive, by its size and MD5.
 
-A note in the scratch folder keeps what was verified, so that 4 GB are read again only when the file has changed (size,
-time). A lock makes two processes that verify the same file read it once, one after the other.
+The MD5 is remembered in the scratch folder, so that 4 GB are read again only when the file has changed. Of two
+processes that verify the same file, one reads it while a lock keeps the other waiting.
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.core.files import CHUNK, read_json
-from lesionpipe.core.formats import write_json
+from lesionpipe.core.hashing import OnBytes, remember_checksum, remembered_checksum
 from lesionpipe.core.scratch import scratch_folder
 from lesionpipe.download.archives import Archive
-
-OnBytes = Callable[[int], object]  # called with each change of the number of bytes that are done
 
 
 def verify(path: Path, archive: Archive, on_bytes: OnBytes = lambda count: None) -> None:
@@ -25,56 +21,26 @@ def verify(path: Path, archive: Archive, on_bytes: OnBytes = lambda count: None)
     Raises:
         UserError: the file is missing or is not the archive; both values are named.
     """
+    path = path.absolute()
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise UserError(f"{path.absolute()}: {error.strerror}; {archive.name} is expected there") from None
+        raise UserError(f"{path}: {error.strerror}; {archive.name} is expected there") from None
     if size != archive.bytes:
-        raise UserError(f"{path.absolute()}: has {size:,} bytes, {archive.name} has {archive.bytes:,}: fetch it again")
-    note = _note_of(path)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(note.with_suffix(".lock")):
-        seen = _seen(path, archive.md5)
-        if _noted(note) == seen:
-            on_bytes(size)
-            return
-        found = _md5(path, on_bytes)
-        if found != archive.md5:
-            raise UserError(
-                f"{path.absolute()}: has MD5 {found}, {archive.name} has {archive.md5}: it is damaged, fetch it again"
-            )
-        write_json(note, seen)
+        raise UserError(f"{path}: has {size:,} bytes, {archive.name} has {archive.bytes:,}: fetch it again")
+    with _lock_on(path):
+        found = remembered_checksum(path, on_bytes)
+    if found != archive.md5:
+        raise UserError(f"{path}: has MD5 {found}, {archive.name} has {archive.md5}: it is damaged, fetch it again")
 
 
 def note_verified(path: Path, archive: Archive) -> None:
-    """Record a file whose MD5 was compared while it arrived."""
-    note = _note_of(path)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(note.with_suffix(".lock")):
-        write_json(note, _seen(path, archive.md5))
+    """Remember that a file is the archive, whose MD5 was compared while it arrived."""
+    with _lock_on(path.absolute()):
+        remember_checksum(path, archive.md5)
 
 
-def _note_of(path: Path) -> Path:
-    return scratch_folder() / "verified" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
-
-
-def _seen(path: Path, md5: str) -> dict:
-    stat = path.stat()
-    return {"path": str(path.resolve()), "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns, "md5": md5}
-
-
-def _noted(note: Path) -> object:
-    """The content of a note; None where there is none, or none that is whole."""
-    try:
-        return read_json(note)
-    except UserError:
-        return None
-
-
-def _md5(path: Path, on_bytes: OnBytes) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as handle:
-        while chunk := handle.read(CHUNK):
-            digest.update(chunk)
-            on_bytes(len(chunk))
-    return digest.hexdigest()
+def _lock_on(path: Path) -> FileLock:
+    folder = scratch_folder() / "verifying"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]}.lock")

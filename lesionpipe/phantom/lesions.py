@@ -57,7 +57,7 @@ class Lesion:
 
 
 @dataclass(frozen=True)
-class Section:
+class LesionSection:
     """A true mask on the pixel grid of a slice: crop (h, w) bool and the crop's corner in 0-based pixels."""
 
     crop: np.ndarray
@@ -71,12 +71,12 @@ class Section:
         return mask
 
 
-def section(contour_px: np.ndarray, size: int) -> Section:
+def section(contour_px: np.ndarray, size: int) -> LesionSection:
     """Pixels inside a contour (n, 2) in 0-based pixels, cut at the border of a slice of `size` px."""
     low = np.clip(np.floor(contour_px.min(axis=0)).astype(int) - 2, 0, size - 1)
     high = np.clip(np.ceil(contour_px.max(axis=0)).astype(int) + 3, low + 1, size)
     width, height = high - low
-    return Section(fill_mask((height, width), contour_px - low).astype(bool), int(low[0]), int(low[1]))
+    return LesionSection(fill_mask((height, width), contour_px - low).astype(bool), int(low[0]), int(low[1]))
 
 
 def random_lesion(

@@ -6,7 +6,7 @@ import numpy as np
 ACROSS_DEGREES = 8.0  # real short axes lie within about 6 degrees of the perpendicular in 90 % of the lesions
 
 
-def boundary(mask: np.ndarray) -> np.ndarray:
+def boundary_pixels(mask: np.ndarray) -> np.ndarray:
     """Boundary pixels (n, 2) as x, y of the largest part of a mask (h, w)."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return max(contours, key=len)[:, 0].astype(np.int64)
@@ -18,7 +18,7 @@ def recist(mask: np.ndarray) -> np.ndarray:
     All four are boundary pixels; the short axis is the longest chord within ACROSS_DEGREES of the perpendicular (of the
     perpendicular half plane where a lesion is too small to have one).
     """
-    points = boundary(mask)
+    points = boundary_pixels(mask)
     hull = cv2.convexHull(points.astype(np.int32))[:, 0].astype(np.int64)
     long = hull[list(_longest(hull, np.ones((len(hull), len(hull)), bool)))]
     direction = (long[1] - long[0]) / max(np.linalg.norm(long[1] - long[0]), 1e-9)

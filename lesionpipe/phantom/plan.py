@@ -10,7 +10,7 @@ import numpy as np
 from lesionpipe.phantom import statistics
 from lesionpipe.phantom.anatomy import Anatomy, make_anatomy
 from lesionpipe.phantom.canvas import Canvas, Label
-from lesionpipe.phantom.lesions import Lesion, Section, random_lesion, random_look, section
+from lesionpipe.phantom.lesions import Lesion, LesionSection, random_lesion, random_look, section
 from lesionpipe.phantom.measure import diameters, recist
 from lesionpipe.phantom.placement import HOSTS, LevelMap
 from lesionpipe.phantom.settings import PhantomSettings
@@ -70,7 +70,7 @@ class Scan:
     def canvas(self) -> Canvas:
         return Canvas(self.size, self.spacing, self.offset)
 
-    def section(self, lesion: Lesion, number: int) -> Section:
+    def section(self, lesion: Lesion, number: int) -> LesionSection:
         """True mask of a lesion in a slice that it reaches."""
         return section(self.canvas().to_px(lesion.contour(self.z(number))), self.size)
 

@@ -31,7 +31,7 @@ DL_INFO_COLUMNS = (
     "Patient_age",
     "Train_Val_Test",
 )
-RECIST_MARGIN_PX = 5  # of the official boxes around the RECIST end points
+DRAWN_BOX_MARGIN_PX = 5  # of the official boxes around the RECIST end points
 NOISY = 0.003  # share of rows flagged Possibly_noisy (the flag only)
 BODY_SHARE = (0.3, 0.86)  # normalised z of the tips of the lungs and the end of the pelvis
 
@@ -55,7 +55,7 @@ def patient_rows(patient: Patient, seed: int) -> list[tuple]:
 def _row(rng: np.random.Generator, patient: Patient, scan: Scan, key: KeySlice, lesion: Lesion) -> tuple:
     true = scan.section(lesion, key.number)
     points = recist(true.crop) + [true.x, true.y] + 1  # the table counts from 1
-    low, high = points.min(axis=0) - RECIST_MARGIN_PX, points.max(axis=0) + RECIST_MARGIN_PX
+    low, high = points.min(axis=0) - DRAWN_BOX_MARGIN_PX, points.max(axis=0) + DRAWN_BOX_MARGIN_PX
     return (
         scan.file_name(key.number),
         patient.number,
