@@ -1,14 +1,17 @@
 """Backbones: strides, channels, odd sides, weights from files, other numbers of slices."""
 
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.detectors.backbones import Residual, adapt_slices, build_backbone
+from lesionpipe.detectors.weights import weights_file
 
 CHANNELS = {
     "small": (16, 32, 64, 128, 128),
@@ -69,10 +72,11 @@ def test_resnet_with_weights_of_a_file_gives_torchvisions_features(tmp_path):
         torch.testing.assert_close(theirs.fc(pooled), theirs(images))
 
 
-def test_small_weights_come_back_from_a_file(tmp_path):
+@pytest.mark.parametrize(("name", "save"), [("small.pth", torch.save), ("small.safetensors", save_file)])
+def test_small_weights_come_back_from_a_file(name, save, tmp_path):
     first = build_backbone("small", None, 5)
-    torch.save(first.state_dict(), tmp_path / "small.pth")
-    second = build_backbone("small", str(tmp_path / "small.pth"), 5)
+    save(first.state_dict(), tmp_path / name)
+    second = build_backbone("small", str(tmp_path / name), 5)
     assert torch.equal(first.stages[0][0].weight, second.stages[0][0].weight)
 
 
@@ -143,6 +147,44 @@ def test_files_that_are_no_weights_are_refused(content, words, tmp_path):
         build_backbone("vgg16", str(path), 3)
 
 
+def test_a_damaged_safetensors_file_is_refused(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(UserError, match=r"network.weights: .*w\.safetensors: not a state dict"):
+        build_backbone("small", str(tmp_path / "w.safetensors"), 3)
+
+
+def test_only_weights_that_dvc_tracks_are_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data/inputs/weights"
+    folder.mkdir(parents=True)
+    (tmp_path / "elsewhere.pth").write_bytes(b"weights")
+    (folder / "link.pth").symlink_to(tmp_path / "elsewhere.pth")
+    assert weights_file(None) is weights_file("imagenet") is None
+    for weights in ("data/inputs/weights/link.pth", str(folder / "link.pth")):
+        assert weights_file(weights) == Path(weights)
+    for weights in ("elsewhere.pth", str(tmp_path / "elsewhere.pth"), "data/inputs/weights/../../../elsewhere.pth"):
+        with pytest.raises(UserError, match=r"^network\.weights = .*elsewhere\.pth: .*link it there and set") as caught:
+            weights_file(weights)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_of_weights_is_named_with_its_parameter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = r"network\.weights: data/inputs/weights/gone\.pth: no such file; give a state dict in data/inputs/weights"
+    with pytest.raises(UserError, match=message):
+        weights_file("data/inputs/weights/gone.pth")
+
+
+def test_residual_blocks_of_resnet_start_as_identity():
+    body = build_backbone("resnet50", None, 3)
+    blocks = [module for module in body.modules() if isinstance(module, models.resnet.Bottleneck)]
+    assert len(blocks) == 16 and all((block.bn3.weight == 0).all() for block in blocks)
+
+
+def test_vgg_comes_without_its_classifier():
+    assert sum(parameter.numel() for parameter in build_backbone("vgg19", None, 3).parameters()) < 21e6
+
+
 def test_weights_of_the_wrong_shape_are_refused(tmp_path):
     state = build_backbone("small", None, 3).state_dict()
     torch.save(state, tmp_path / "w.pth")
@@ -150,7 +192,7 @@ def test_weights_of_the_wrong_shape_are_refused(tmp_path):
         build_backbone("small", str(tmp_path / "w.pth"), 5)
 
 
-def test_chance_weights_follow_the_seed():
+def test_random_weights_follow_the_seed():
     torch.manual_seed(3)
     first = build_backbone("vgg16", None, 3)
     torch.manual_seed(3)
