@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from imports import NEUTRAL
 from ruamel.yaml import YAML
 from typer.main import get_command
 
@@ -80,6 +81,12 @@ def test_every_preset_in_the_documents_exists():
         for words in commands_of(page, "lesionpipe"):
             if words[1] == "preset" and words[2:] and words[2] != "NAME":
                 assert (ROOT / "presets" / f"{words[2]}.yaml").exists(), f"{page.name}: {' '.join(words)}"
+
+
+def test_the_neutral_modules_are_listed_for_contributors():
+    listed = text_of(ROOT / "CONTRIBUTING.md")
+    for name in NEUTRAL:
+        assert f"`{name.removeprefix('lesionpipe/')}`" in listed, name
 
 
 def test_the_readme_stays_short():
