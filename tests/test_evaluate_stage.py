@@ -2,26 +2,36 @@
 
 import csv
 import json
+import os
+import pickle
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from dvc_render.vega import VegaRenderer
-from small_set import FOUND, HIT, MISS, NAMES, write_found, write_small_set
+from small_set import FOUND, HIT, MISS, NAMES, change_params, write_found, write_small_set
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
-from lesionpipe.data.detections import read_detections
+from lesionpipe.data.detections import read_detections, read_heatmaps
 from lesionpipe.data.schema import read_lesions
-from lesionpipe.evaluate.published import FROC, RATES, SIZES
-from lesionpipe.evaluate.split import evaluate_split
-from lesionpipe.evaluate.strata import by_interval, by_size, by_type
+from lesionpipe.evaluate.published import (
+    PLOTTED_METHODS,
+    THIS_RUN,
+    is_published_set,
+    published_table,
+    read_published,
+    with_published,
+)
+from lesionpipe.evaluate.split import ScoringSettings, evaluate_split
+from lesionpipe.evaluate.strata import interval_strata, size_strata, type_strata
 from lesionpipe.evaluate.tables import curve_rates
 from lesionpipe.evaluate.truth import truth_of_split
-from lesionpipe.params import load_params
 
 
 @pytest.fixture
@@ -38,10 +48,9 @@ def evaluate(root):
 
 def evaluated(split="test"):
     """The numbers of one split alone."""
-    params = load_params()
+    settings = ScoringSettings(0.5, (0.5, 1.0, 2.0, 4.0, 8.0, 16.0), (10.0, 30.0), bootstrap=20, seed=0)
     index = pd.read_csv("data/slices/01.csv")
-    found = read_detections("data/detections.csv")
-    return evaluate_split(split, index, read_lesions(), found, params.evaluate)
+    return evaluate_split(split, index, read_lesions(), read_detections(), settings)
 
 
 def test_numbers_that_can_be_counted(folder):
@@ -57,7 +66,7 @@ def test_numbers_that_can_be_counted(folder):
     assert scores["sensitivity_at_0.5"] == scores["sensitivity_at_16"] == pytest.approx(2 / 3)
     assert scores["threshold_at_0.5"] == 0.6 and scores["threshold_at_1"] == 0.5
     assert scores["mean_0.5_to_4"] == pytest.approx(2 / 3)
-    assert scores["map_50"] == pytest.approx(
+    assert scores["average_precision"] == pytest.approx(
         (2 / 3) * (2 / 3)
     )  # precision 1/2, then 2/3, envelope 2/3 up to recall 2/3
     assert scores["sensitivity_at_1_low"] <= scores["sensitivity_at_1"] <= scores["sensitivity_at_1_high"]
@@ -81,10 +90,10 @@ def test_groups_of_lesions_and_those_of_none():
     lesions = pd.DataFrame(
         {"long_diameter_mm": [9.99, 10, 30, 30.01, np.nan], "type": "lung", "slice_interval_mm": 2.5}
     )
-    groups = {name: mask.nonzero()[0].tolist() for name, mask in by_size(lesions, (10, 30)).items()}
+    groups = {name: mask.nonzero()[0].tolist() for name, mask in size_strata(lesions, (10, 30)).items()}
     assert groups == {"< 10 mm": [0], "10-30 mm": [1, 2], "> 30 mm": [3], "unknown": [4]}
-    assert [int(mask.sum()) for mask in by_type(lesions).values()] == [0, 0, 0, 0, 5, 0, 0, 0]
-    assert [int(mask.sum()) for mask in by_interval(lesions).values()] == [0, 5]
+    assert [int(mask.sum()) for mask in type_strata(lesions).values()] == [0, 0, 0, 0, 5, 0, 0, 0]
+    assert [int(mask.sum()) for mask in interval_strata(lesions).values()] == [0, 5]
 
 
 def test_the_plotted_curve(folder):
@@ -110,43 +119,160 @@ def test_what_the_stage_leaves(folder, root):
 @pytest.mark.parametrize(("template", "x", "rows"), [("froc", "fps_per_image", "curve"), ("groups", "group", "size")])
 def test_the_plot_templates_fit_the_tables(folder, root, template, x, rows):
     result = evaluated()
-    table = result.curve if rows == "curve" else result.groups[rows]
+    published = published_table(0.5, list(result.size_groups), same_data=False)
+    table = with_published(result.curve if rows == "curve" else result.groups[rows], published)
     points = [{**row, "rev": "workspace"} for row in csv.DictReader(table.to_csv(index=False).splitlines())]
     renderer = VegaRenderer(
         points, "plot", template=template, template_dir=str(root / ".dvc/plots"), x=x, y="sensitivity"
     )
     filled = json.dumps(renderer.get_filled_template())
     assert "<DVC_METRIC" not in filled
-    used = set(re.findall(r"datum\[?'?\.?(\w+)", filled)) - {"split", "x"}
-    assert used <= {*table.columns, "x"} and {"sensitivity", "low", "high"} <= used
+    made = set(re.findall(r'"as": "(\w+)"', filled))
+    used = set(re.findall(r"datum\[?'?\.?(\w+)", filled)) - made
+    assert used <= {*table.columns} and {"split", "sensitivity", "low", "high", "method", "data"} <= used
 
 
-def test_published_points_of_the_plot_are_those_of_the_package(root):
-    layers = json.loads((root / ".dvc/plots/froc.json").read_text())["layer"]
-    points = [point for layer in layers for point in layer.get("data", {}).get("values", [])]
-    assert len(points) == 4 * len(RATES)
-    for point in points:
-        assert FROC[point["method"]][RATES.index(point["fps"])] == pytest.approx(100 * point["found"])
-    assert SIZES["the paper"] == (88.35, 91.73, 93.02) and FROC["3DCE"][3] == 85.65
+def test_published_numbers_are_those_of_the_papers():
+    table = read_published()
+    assert not table.duplicated(["method", "group", "fps_per_image"]).any() and table["sensitivity"].between(0, 1).all()
+    at = table.set_index(["method", "group", "fps_per_image"])["sensitivity"].sort_index()
+    gate = "the paper (+ attention gate)"
+    assert at[gate, "all"].tolist() == [0.7215, 0.8007, 0.8640, 0.9077, 0.9409, 0.9632]
+    assert at[gate, "< 10 mm", 4] == 0.8835 and at[gate, "10-30 mm", 4] == 0.9173 and at[gate, "> 30 mm", 4] == 0.9302
+    assert at["3DCE", "all", 4] == 0.8565 and at["MULAN", "all", 0.5] == 0.7612
+    assert set(PLOTTED_METHODS) <= set(table["method"])
 
 
-def test_published_sizes_of_the_plot_are_those_of_the_package(root):
-    template = json.loads((root / ".dvc/plots/groups.json").read_text())
-    layer = next(layer for layer in template["layer"] if "data" in layer)
-    lesions = pd.DataFrame({"long_diameter_mm": [20.0]})
-    groups = list(by_size(lesions, load_params(root / "presets/deeplesion.yaml").evaluate.size_edges_mm))
-    expected = [(m, g, v) for m, values in SIZES.items() for g, v in zip(groups, values, strict=True)]
-    points = [(p["method"], p["group"], pytest.approx(100 * p["found"])) for p in layer["data"]["values"]]
-    assert expected == points
-    assert "'Sensitivity by size'" in layer["transform"][0]["filter"]  # the template also draws types and intervals
-    assert "title: Sensitivity by size\n" in (root / "dvc.yaml").read_text()
+@pytest.mark.parametrize(
+    ("source", "split", "slices", "same"),
+    [
+        ("nih", "test", 4831, True),
+        ("archives", "test", 4817, True),  # without the noisy ones
+        ("folder", "test", 140, False),  # a part of DeepLesion, or a hospital's own slices
+        ("nih", "val", 4831, False),
+        ("phantom", "test", 4831, False),
+    ],
+)
+def test_published_numbers_are_of_the_whole_test_split_of_deeplesion(source, split, slices, same):
+    assert is_published_set(source, split, slices) is same
+
+
+def test_published_numbers_stand_beside_groups_of_the_same_name_only():
+    def groups_of(edges):
+        lesions = pd.DataFrame({"long_diameter_mm": [20.0, np.nan]})
+        table = published_table(0.5, list(size_strata(lesions, edges)), same_data=True)
+        return sorted(set(table["group"]) - {"all"})
+
+    assert groups_of((10, 30)) == ["10-30 mm", "< 10 mm", "> 30 mm"]
+    assert groups_of((3, 5)) == groups_of((15,)) == []
+    assert groups_of((5, 10, 30)) == ["10-30 mm", "> 30 mm"]
+    assert published_table(0.3, ["< 10 mm"], same_data=True).empty
+
+
+def test_published_rows_are_marked_in_the_plotted_tables(folder, root):
+    """A phantom run: all published rows are of other data, so that the plots hide them until asked."""
+    evaluate(root)
+    curve, sizes = pd.read_csv("metrics/froc.csv"), pd.read_csv("metrics/froc_size.csv")
+    for table, methods in ((curve, set(PLOTTED_METHODS)), (sizes, {"the paper (+ attention gate)", "3DCE"})):
+        published = table[table["method"] != THIS_RUN]
+        assert set(published["method"]) == methods
+        assert set(published["data"]) == {"other"} and set(published["split"]) == {"test"}
+        assert table.loc[table["method"] == THIS_RUN, "data"].isna().all()
+    change_params(folder, "evaluate", iou=0.3, size_edges_mm=[5, 20])
+    evaluate(root)
+    for name in ("froc", "froc_size"):
+        assert set(pd.read_csv(f"metrics/{name}.csv")["method"]) == {THIS_RUN}
+
+
+def test_the_names_of_the_metrics_do_not_change_with_the_overlap(folder, root):
+    before = evaluate(root)
+    change_params(folder, "evaluate", iou=0.3)
+    after = evaluate(root)
+    assert list(before["test"]) == list(after["test"])
+    assert (before["test"]["iou"], after["test"]["iou"]) == (0.5, 0.3)
+
+
+def test_dropped_noisy_lesions_leave_with_their_slices_and_detections(folder, root, capsys):
+    """Lesion 4 is made noisy: its slice, with a hit and a false positive, goes. Lesion 5's slice stays for lesion 6."""
+    lesions = read_lesions()
+    write_csv("data/lesions.csv", lesions.assign(noisy=lesions["lesion"].isin([4, 5]).astype(int)))
+    kept = evaluate(root)["test"]
+    assert (kept["noisy"], kept["images"], kept["lesions"], kept["noisy_lesions"]) == ("keep", 2, 3, 2)
+    assert "test: 3 lesions (2 of them noisy) on 2 slices" in capsys.readouterr().out
+    change_params(folder, "lesions", noisy="drop")
+    dropped = evaluate(root)["test"]
+    assert (dropped["noisy"], dropped["images"], dropped["lesions"], dropped["detections"]) == ("drop", 1, 1, 2)
+    assert dropped["sensitivity_at_16"] == 0
+    assert "test: 1 lesions (noisy ones dropped) on 1 slices" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"), [([1, 3], "By size, at 3 FPs per image (4 is not among"), ([4], "By size, at 4 FPs per image<")]
+)
+def test_the_size_plot_takes_the_nearest_rate_and_says_so(folder, root, rates, words):
+    change_params(folder, "evaluate", fp_rates=rates)
+    evaluate(root)
+    text = Path("report/index.html").read_text()
+    assert words in text
+    assert f"sensitivity at {rates[-1]} FPs per image</text>" in text
+
+
+@pytest.mark.parametrize("content", ["empty", "random", "cut", "pickled", "object", "other arrays", "other sizes"])
+def test_damaged_heatmaps_end_in_one_line(folder, root, content):
+    path = folder / "data/heatmaps.npz"
+    whole = path.read_bytes()
+    path.unlink()
+    if content == "pickled":
+        path.write_bytes(pickle.dumps({"heatmap": 1}))
+    elif content == "object":
+        np.savez(path, file_name=np.array([{}], dtype=object), heatmap=np.zeros((1, 8, 8), np.uint8))
+    elif content == "other arrays":
+        np.savez(path, names=np.zeros(0))
+    elif content == "other sizes":
+        np.savez(path, file_name=np.array(["a", "b"]), heatmap=np.zeros((1, 8, 8), np.uint8))
+    else:
+        random = np.random.default_rng(0).bytes(500)
+        path.write_bytes({"empty": b"", "random": random, "cut": whole[: len(whole) // 2]}[content])
+    with pytest.raises(UserError, match=r"heatmaps\.npz: .*run `dvc repro -f detect`") as error:
+        evaluate(root)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_of_heatmaps_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.npz: no such file"):
+        read_heatmaps(tmp_path / "none.npz")
+
+
+def test_a_report_folder_that_is_a_link_is_no_obstacle(folder, root):
+    (folder / "elsewhere").mkdir()
+    Path("report").symlink_to("elsewhere")
+    evaluate(root)
+    assert Path("report/index.html").is_file()
+
+
+def test_figures_need_no_backend(folder, root):
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.evaluate"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MPLBACKEND": "bogus", "PYTHONPATH": str(root)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path("report/index.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["operating_fp", "fp_rates"])
+def test_rates_beyond_any_image_are_refused(folder, root, name):
+    change_params(folder, "evaluate", **{name: [1e300] if name == "fp_rates" else 1e300})
+    with pytest.raises(UserError, match=rf"evaluate\.{name}"):
+        evaluate(root)
 
 
 @pytest.mark.parametrize("found", [[], [("val", 2, HIT, 0.5)]])
 def test_a_split_without_detections_finds_nothing(folder, found):
     write_found(folder / "data/detections.csv", found)
     scores = evaluated().metrics()
-    assert scores["sensitivity_at_16"] == 0 == scores["map_50"] == scores["strict_sensitivity_at_16"]
+    assert scores["sensitivity_at_16"] == 0 == scores["average_precision"] == scores["strict_sensitivity_at_16"]
     assert scores["threshold_at_16"] is None
 
 
@@ -154,7 +280,12 @@ def test_a_split_without_lesions_or_slices_has_no_numbers(folder):
     lesions = read_lesions()
     write_csv("data/lesions.csv", lesions[lesions["split"] != "test"])
     scores = evaluated().metrics()
-    assert (scores["images"], scores["lesions"], scores["sensitivity_at_1"], scores["map_50"]) == (2, 0, None, None)
+    assert (scores["images"], scores["lesions"], scores["sensitivity_at_1"], scores["average_precision"]) == (
+        2,
+        0,
+        None,
+        None,
+    )
     write_found(folder / "data/detections.csv", [])
     index = pd.read_csv("data/slices/01.csv")
     write_csv("data/slices/01.csv", index[index["split"] != "test"])

@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lesionpipe.evaluate import report
 from lesionpipe.evaluate.froc import Matches
-from lesionpipe.evaluate.report.pictures import Pictures, choose, slice_pictures, verdicts, window
+from lesionpipe.evaluate.published import published_table
+from lesionpipe.evaluate.report import page as report_page
 from lesionpipe.evaluate.report.page import write_report
-from lesionpipe.evaluate.split import evaluate_split
+from lesionpipe.evaluate.report.pictures import Pictures, choose_slices, grey_levels, slice_pictures, verdicts
+from lesionpipe.evaluate.split import ScoringSettings, evaluate_split
 from lesionpipe.evaluate.truth import Detections, Truth
-from lesionpipe.params import load_params
 
 HOSTILE = '</script><script>window.broken=1</script><img src=x onerror="window.broken=1">.png'
-SCRIPT = Path(report.__file__).with_name("report.js")
+SCRIPT = Path(report_page.__file__).with_name("report.js")
 TYPES = ["liver", "lung", "<b>bone</b>"]
 
 
@@ -49,21 +49,21 @@ def test_misses_and_false_positives_are_chosen_before_empty_slices():
     truth, detections, matches = small_truth()
     judged = verdicts(truth, detections, matches, 0.5)
     strata = pd.Series(["liver", "lung"])
-    assert sorted(v.image for v in choose(judged, detections.scores, strata, 2)) == [0, 1]
-    assert sorted(v.image for v in choose(judged, detections.scores, strata, 9)) == [0, 1, 2]
-    assert choose(judged, detections.scores, strata, 0) == []
-    assert [v.image for v in choose(judged, detections.scores, strata, 1)] == [0]
+    assert sorted(v.image for v in choose_slices(judged, detections.scores, strata, 2)) == [0, 1]
+    assert sorted(v.image for v in choose_slices(judged, detections.scores, strata, 9)) == [0, 1, 2]
+    assert choose_slices(judged, detections.scores, strata, 0) == []
+    assert [v.image for v in choose_slices(judged, detections.scores, strata, 1)] == [0]
 
 
 def test_window_by_hand():
-    assert window(np.array([[-200, -160, 40, 240, 900]]), -160, 240).tolist() == [[0, 0, 128, 255, 255]]
+    assert grey_levels(np.array([[-200, -160, 40, 240, 900]]), -160, 240).tolist() == [[0, 0, 128, 255, 255]]
     assert set(slice_pictures(np.zeros((8, 8), np.int16))) == {"soft tissue", "lung", "bone"}
 
 
 @pytest.fixture(scope="module")
-def page(root, tmp_path_factory):
+def page(tmp_path_factory):
     """A report on twelve noise slices, one with a hostile file name, with hits, misses and false positives."""
-    settings = load_params(root / "params.yaml").evaluate.model_copy(update={"bootstrap": 20, "report_slices": 12})
+    settings = ScoringSettings(0.5, (0.5, 1.0, 2.0, 4.0, 8.0, 16.0), (10.0, 30.0), bootstrap=20, seed=0)
     rng = np.random.default_rng(0)
     names = [f"{i:06d}_01_01_001.png" for i in range(1, 12)] + [HOSTILE]
     index = pd.DataFrame({"file_name": names, "split": "test", "patient": range(1, 13)})
@@ -91,7 +91,8 @@ def page(root, tmp_path_factory):
         {names[0]: np.full((16, 16), 200, np.uint8)},
     )
     folder = tmp_path_factory.mktemp("report") / "report"
-    write_report(folder, f"phantom {HOSTILE}", [result], pictures, settings)
+    published = published_table(0.5, list(result.size_groups), same_data=False)
+    write_report(folder, f"phantom {HOSTILE}", [result], pictures, published, operating_fp=4.0, slices=12)
     return folder / "index.html"
 
 
@@ -213,3 +214,16 @@ def test_the_page_works_in_a_browser(page, browser):
     assert shown(browser) == sorted(shown(browser))
     assert browser.execute_script("return window.broken") is None
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_published_numbers_of_other_data_show_when_asked_for(page, browser):
+    """Beside a phantom they are hidden, and named as other data in the figure itself."""
+    browser.get(page.as_uri())
+    visible = (
+        "return [...document.querySelectorAll('.plots svg')].filter(s => s.checkVisibility())"
+        ".map(s => [s.textContent.includes('3DCE'), s.textContent.includes('other data')])"
+    )
+    assert not browser.execute_script("return document.getElementById('published').checked")
+    assert browser.execute_script(visible) == [[False, False]] * 2
+    browser.find_element("id", "published").click()
+    assert browser.execute_script(visible) == [[True, True]] * 2
