@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from imports import NEUTRAL
 from ruamel.yaml import YAML
+from scmrepo.git import Git
 from typer.main import get_command
 
 from lesionpipe.cli import app
@@ -129,3 +130,9 @@ def test_the_readme_has_the_four_rows_as_they_are_run():
     for row, settings in ROWS.items():
         words = " ".join(f"-S {name}={value}" for name, value in settings.items())
         assert f"--name {row} {words}" in readme, row
+
+
+@pytest.mark.parametrize("folder", ["data", "data/inputs", "data/inputs/weights", "data/inputs/annotations"])
+def test_dvc_finds_what_is_added_to_the_inputs(folder):
+    """In .gitignore `/data/*` hides even `data/` from DVC, so that it overlooks *.dvc files below; `/data/?*` doesn't."""
+    assert not Git(str(ROOT)).is_ignored(f"{ROOT / folder}/"), folder
