@@ -30,6 +30,7 @@ from lesionpipe.evaluate.scores import Estimate
 from lesionpipe.evaluate.split import SplitResult, main_split
 
 HERE = Path(__file__).parent
+STRATA_TITLES = {"size": "size", "interval": "slice interval", "type": "type"}  # in the order of the page
 SIZE_RATE = 4.0  # false positives per image of the size plot (paper, Fig. 2)
 
 
@@ -65,7 +66,7 @@ def write_report(
             published_iou=f"{PUBLISHED_IOU:g}",
             published=_published_state(published),
             plots=_plots(results, published),
-            strata=[_stratum(name, table) for name, table in shown.groups.items()],
+            strata=[_stratum(title, shown.groups[kind]) for kind, title in STRATA_TITLES.items()],
             shown_split=shown.split,
             windows=list(DISPLAY_WINDOWS),
             style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
@@ -142,12 +143,12 @@ def _row(result: SplitResult) -> dict:
     }
 
 
-def _stratum(name: str, table: pd.DataFrame) -> dict:
+def _stratum(title: str, table: pd.DataFrame) -> dict:
     rows = [
         {"label": label, "lesions": int(part["lesions"].iloc[0]), "cells": [_percent(v) for v in part["sensitivity"]]}
         for label, part in table.groupby("group", sort=False)
     ]
-    return {"name": name, "rows": rows}
+    return {"title": title, "rows": rows}
 
 
 def _card(verdict: Verdict, shown: SplitResult, pictures: Pictures, groups: pd.Series) -> dict:
@@ -196,4 +197,4 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _short(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
+    return "–" if math.isnan(value) else f"{value:.3g}"

@@ -21,7 +21,7 @@ FIGURE_STYLE = {
     "font.family": "sans-serif",
 }
 FIGURE_INCHES = (6.4, 4.4)
-BAR_WIDTH = 0.25
+BAR_WIDTH, BAR_STEP = 0.25, 0.27
 
 
 def froc_plot(curves: pd.DataFrame, published: pd.DataFrame) -> str:
@@ -40,9 +40,12 @@ def froc_plot(curves: pd.DataFrame, published: pd.DataFrame) -> str:
             axes.plot(x, curve["sensitivity"], color=colour, linewidth=2, label=f"this run, {split}")
         rows = published[published["group"] == "all"]
         for (name, points), marker in zip(rows.groupby("method", sort=False), MARKERS, strict=False):
-            axes.plot(points["fps_per_image"], points["sensitivity"], marker, color=GREYS[0], markersize=4, label=name)
-        axes.set(xscale="log", xlabel="false positives per image", ylabel="sensitivity", ylim=(0, 1), xlim=(0.125, 32))
-        axes.set_xticks([0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32], ["⅛", "¼", "½", "1", "2", "4", "8", "16", "32"])
+            x, style = points["fps_per_image"], {"color": GREYS[0], "markersize": 4, "clip_on": False}
+            axes.plot(x, points["sensitivity"], marker, label=name, **style)
+        end = curves["fps_per_image"].max()
+        axes.set(xscale="log", xlabel="false positives per image", ylabel="sensitivity", ylim=(0, 1), xlim=(0.125, end))
+        ticks = {0.125: "⅛", 0.25: "¼", 0.5: "½", 1: "1", 2: "2", 4: "4", 8: "8", 16: "16", 32: "32"}
+        axes.set_xticks([rate for rate in ticks if rate <= end], [t for rate, t in ticks.items() if rate <= end])
         axes.minorticks_off()
         axes.grid(alpha=0.25)
         _legend_above(figure, rows)
@@ -58,30 +61,22 @@ def size_plot(groups: pd.DataFrame, rate: float, published: pd.DataFrame) -> str
     """
     rows = groups[groups["fps_per_image"] == rate]
     beside = published[(published["fps_per_image"] == rate) & published["group"].isin(rows["group"])]
+    place = dict(zip(rows["group"], np.arange(len(rows)), strict=True))
+    first = -0.5 * beside["method"].nunique() * BAR_STEP  # so that the bars of a group stand around its tick
+    spread = np.clip([rows["sensitivity"] - rows["low"], rows["high"] - rows["sensitivity"]], 0, None)
+    error = {"yerr": np.nan_to_num(spread), "error_kw": {"linewidth": 1, "ecolor": INK}}
     matplotlib = load_matplotlib()
     with matplotlib.rc_context(FIGURE_STYLE):
         figure = matplotlib.figure.Figure(figsize=FIGURE_INCHES, layout="constrained")
         axes = figure.subplots()
-        place = dict(zip(rows["group"], np.arange(len(rows)), strict=True))
-        spread = np.nan_to_num(
-            np.clip([rows["sensitivity"] - rows["low"], rows["high"] - rows["sensitivity"]], 0, None)
-        )
-        error = {"linewidth": 1, "ecolor": INK}
-        axes.bar(
-            place.values(),
-            rows["sensitivity"],
-            BAR_WIDTH,
-            yerr=np.nan_to_num(spread),
-            color=COLOURS["test"],
-            error_kw=error,
-            label="this run",
-        )
+        at = np.arange(len(rows)) + first
+        axes.bar(at, rows["sensitivity"], BAR_WIDTH, color=COLOURS["test"], label="this run", **error)
         for i, (name, bars) in enumerate(beside.groupby("method", sort=False)):
-            at = bars["group"].map(place) + (i + 1) * (BAR_WIDTH + 0.02)
+            at = bars["group"].map(place) + first + (i + 1) * BAR_STEP
             axes.bar(at, bars["sensitivity"], BAR_WIDTH, color=GREYS[i % len(GREYS)], label=name)
         labels = [f"{g}\n{n} lesions" for g, n in zip(rows["group"], rows["lesions"], strict=True)]
         axes.set_xticks(list(place.values()), labels)
-        axes.set(ylabel=f"sensitivity at {rate:g} FPs per image", ylim=(0, 1))
+        axes.set(ylabel=f"sensitivity at {rate:g} FPs per image", ylim=(0, 1), xlim=(-0.6, len(rows) - 0.4))
         _legend_above(figure, beside)
         return svg_of(figure)
 
