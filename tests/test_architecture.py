@@ -50,6 +50,7 @@ UNTRACKED = {
     "download": {"download.retries", "download.timeout_s"},
     "lesions": {"download.retries", "download.timeout_s", "dataset.path"},
     "preprocess": {"dataset.source", "dataset.path", "dataset.parts", "download.archives"},
+    "masks": {"dataset.parts"},
 }
 # Names that mean the same wherever they stand.
 COMMON_NAMES = {"main"}

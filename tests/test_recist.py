@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lesionpipe.masks import recist
-from lesionpipe.masks.recist import BACKGROUND, FOREGROUND, UNKNOWN, PixelGrid
+from lesionpipe.masks.recist import TRIMAP_BACKGROUND, TRIMAP_FOREGROUND, TRIMAP_UNKNOWN, PixelGrid
 
 CROSS = np.array([[0.0, 4.0], [8.0, 4.0], [4.0, 2.0], [4.0, 6.0]])  # long diameter 8 along x, short 4, centre (4, 4)
 
@@ -66,9 +66,9 @@ def test_the_ellipse_in_a_box_leaves_the_margin() -> None:
 def test_the_trimap_is_foreground_inside_background_outside_the_box_and_unknown_between() -> None:
     grid = PixelGrid.over(0, 0, 9, 9)
     trimap = recist.trimap(recist.draw_quadrilateral(CROSS, grid), np.array([0.0, 2.0, 8.0, 6.0]), grid)
-    assert trimap[4].tolist() == [FOREGROUND] * 9
-    assert trimap[2].tolist() == [UNKNOWN] * 4 + [FOREGROUND] + [UNKNOWN] * 4
-    assert (trimap[1] == BACKGROUND).all()
+    assert trimap[4].tolist() == [TRIMAP_FOREGROUND] * 9
+    assert trimap[2].tolist() == [TRIMAP_UNKNOWN] * 4 + [TRIMAP_FOREGROUND] + [TRIMAP_UNKNOWN] * 4
+    assert (trimap[1] == TRIMAP_BACKGROUND).all()
 
 
 def test_a_dilated_diameter_reaches_its_radius() -> None:

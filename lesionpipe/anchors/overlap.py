@@ -80,7 +80,7 @@ class BestOverlap:
         """Best IoU (…, rows) of some boxes with anchors of sides (…, m, 2), given their reach (2, …, rows)."""
         width, height = sides[..., 0, None], sides[..., 1, None]  # (…, m, 1)
         shared = _shared_length(reach[0], self._sides[0, rows], width)  # (…, m, rows)
-        np.maximum(shared, 0, out=shared)  # one factor suffices: the product is then at most 0 where they don't meet
+        np.maximum(shared, 0, out=shared)  # one factor suffices: the product is then at most 0 where they don't overlap
         shared *= _shared_length(reach[1], self._sides[1, rows], height)
         union = self._area[rows] + width * height
         union -= shared
@@ -89,7 +89,7 @@ class BestOverlap:
 
 
 def _shared_length(reach: np.ndarray, box: np.ndarray, anchor: np.ndarray) -> np.ndarray:
-    """What boxes (…, n) and anchors (…, m, 1) share along one axis: (…, m, n), negative where they don't meet."""
+    """What boxes (…, n) and anchors (…, m, 1) share along one axis: (…, m, n), negative where they don't overlap."""
     shared = reach + anchor / 2
     np.minimum(shared, box, out=shared)
     np.minimum(shared, anchor, out=shared)

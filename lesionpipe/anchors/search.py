@@ -24,7 +24,7 @@ CONVERGED_SPREAD = (
     1e-5  # the search ends early when the population's losses differ by less than this share of their mean
 )
 
-Interval = tuple[float, float]
+Bounds = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +36,12 @@ class SearchSpace:
 
     sizes: tuple[float, ...]
     levels: tuple[int, ...]
-    scale_bounds: tuple[Interval, ...]  # one per scale
-    ratio_bounds: tuple[Interval, ...]  # one per pair
-    size_bounds: Interval | None = None
+    scale_bounds: tuple[Bounds, ...]  # one per scale
+    ratio_bounds: tuple[Bounds, ...]  # one per pair
+    size_bounds: Bounds | None = None
 
     @property
-    def bounds(self) -> list[Interval]:
+    def bounds(self) -> list[Bounds]:
         """Limits of the search's variables: scales, ratios, then size factors."""
         factors = [self.size_bounds] * len(self.sizes) if self.size_bounds else []
         return [*self.scale_bounds, *self.ratio_bounds, *factors]

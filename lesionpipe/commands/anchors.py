@@ -24,47 +24,55 @@ TABLE_LINES = {
     "below_0.4_grid": "share under 0.4 on the grid",
 }
 
-Boxes = Annotated[Path, typer.Option(help="DL_info.csv, or a COCO annotation file (*.json; crowd regions left out).")]
-Placement = Annotated[
+BoxesOption = Annotated[
+    Path, typer.Option(help="DL_info.csv, or a COCO annotation file (*.json; crowd regions left out).")
+]
+PlacementOption = Annotated[
     Literal["grid", "concentric"],
     typer.Option(
         help="grid: the nearest real anchor position counts; concentric: box and anchor share a centre (paper's code)."
     ),
 ]
-Objective = Annotated[str, typer.Option(help="iou: mean best IoU; focal: weights badly covered boxes more.")]
-OldScore = Annotated[str | None, typer.Option("--score", hidden=True)]
-Levels = Annotated[str, typer.Option(help="Pyramid levels; level n has stride 2^n px.")]
-Split = Annotated[Literal["train", "val", "test"], typer.Option(help="Of a DL_info.csv; a COCO file is one split.")]
-Sizes = Annotated[str | None, typer.Option(help="px per level, finest first; if not given 32, doubled at each level.")]
-ScaleBounds = Annotated[str, typer.Option(help="Lowest and highest scale.")]
-RatioBounds = Annotated[str, typer.Option(help="Lowest and highest ratio, for all pairs or one by one: 1,2,2,4.")]
-SizeBounds = Annotated[str | None, typer.Option(help="Lowest and highest factor of each size, to search sizes too.")]
-Resize = Annotated[float, typer.Option(min=0.001, max=1000, help="Factor by which training resizes the images.")]
-PaperPixels = Annotated[bool, typer.Option(help="Search as the paper's code: whole pixels, width = x2 - x1 + 1.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes, 0: one per core; pays from 100,000 boxes on.")]
+ObjectiveOption = Annotated[str, typer.Option(help="iou: mean best IoU; focal: weights badly covered boxes more.")]
+FormerScoreOption = Annotated[str | None, typer.Option("--score", hidden=True)]
+LevelsOption = Annotated[str, typer.Option(help="Pyramid levels; level n has stride 2^n px.")]
+SplitOption = Annotated[
+    Literal["train", "val", "test"], typer.Option(help="Of a DL_info.csv; a COCO file is one split.")
+]
+SizesOption = Annotated[
+    str | None, typer.Option(help="px per level, finest first; if not given 32, doubled at each level.")
+]
+ScaleBoundsOption = Annotated[str, typer.Option(help="Lowest and highest scale.")]
+RatioBoundsOption = Annotated[str, typer.Option(help="Lowest and highest ratio, for all pairs or one by one: 1,2,2,4.")]
+SizeBoundsOption = Annotated[
+    str | None, typer.Option(help="Lowest and highest factor of each size, to search sizes too.")
+]
+ResizeOption = Annotated[float, typer.Option(min=0.001, max=1000, help="Factor by which training resizes the images.")]
+PaperPixelsOption = Annotated[bool, typer.Option(help="Search as the paper's code: whole pixels, width = x2 - x1 + 1.")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes, 0: one per core; pays from 100,000 boxes on.")]
 
 
 def anchors(
-    boxes: Boxes,
-    placement: Placement = "grid",
-    objective: Objective = "iou",
-    levels: Levels = "2-6",
-    split: Split = "val",
-    sizes: Sizes = None,
+    boxes: BoxesOption,
+    placement: PlacementOption = "grid",
+    objective: ObjectiveOption = "iou",
+    levels: LevelsOption = "2-6",
+    split: SplitOption = "val",
+    sizes: SizesOption = None,
     scales: Annotated[int, typer.Option(min=1, max=10, help="Scales per size.")] = 3,
     ratio_pairs: Annotated[int, typer.Option(min=0, max=5, help="Pairs r:1 and 1:r beside 1:1.")] = 2,
-    scale_bounds: ScaleBounds = "0.4,1.6",
-    ratio_bounds: RatioBounds = "1,4",
-    size_bounds: SizeBounds = None,
-    resize: Resize = 1.0,
-    paper_pixels: PaperPixels = False,
+    scale_bounds: ScaleBoundsOption = "0.4,1.6",
+    ratio_bounds: RatioBoundsOption = "1,4",
+    size_bounds: SizeBoundsOption = None,
+    resize: ResizeOption = 1.0,
+    paper_pixels: PaperPixelsOption = False,
     population: Annotated[int, typer.Option(min=4, help="Candidates per variable.")] = 15,
     generations: Annotated[int, typer.Option(min=1, help="At most.")] = 100,
     mutation: Annotated[float, typer.Option(min=0.01, max=1.99, help="Of differential evolution.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
-    workers: Workers = 1,
+    workers: WorkersOption = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    score: OldScore = None,
+    score: FormerScoreOption = None,
 ) -> None:
     """Search anchor scales and ratios that cover the boxes of a file best, by differential evolution."""
     _check_objective(objective, score)

@@ -122,8 +122,10 @@ def _with_trimap(plain: np.ndarray, label: WeakLabel, grid: PixelGrid, settings:
         return plain // 3
     method = "grabcut" if settings.method == "ellipse" else settings.method
     trimap = trimap_of(method, label, grid, settings.background_ellipse_factor)
-    panel = np.where((trimap == recist.BACKGROUND)[:, :, None], plain // 3, plain)
-    return np.where((trimap == recist.FOREGROUND)[:, :, None], plain // 2 + np.array(SEED_COLOUR, np.uint8) // 2, panel)
+    panel = np.where((trimap == recist.TRIMAP_BACKGROUND)[:, :, None], plain // 3, plain)
+    return np.where(
+        (trimap == recist.TRIMAP_FOREGROUND)[:, :, None], plain // 2 + np.array(SEED_COLOUR, np.uint8) // 2, panel
+    )
 
 
 def _outlined(

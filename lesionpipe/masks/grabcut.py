@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from lesionpipe.masks.recist import BACKGROUND, FOREGROUND, UNKNOWN
+from lesionpipe.masks.recist import TRIMAP_BACKGROUND, TRIMAP_FOREGROUND, TRIMAP_UNKNOWN
 
 OPENCV_SEED = 0  # of the k-means that starts the intensity mixtures
 DEFAULT_WINDOW_HU = (-175.0, 275.0)  # that of three quarters of DeepLesion, where a lesion has none
@@ -102,7 +102,7 @@ def segment(
 
     Args:
         image: uint8 (h, w).
-        trimap: uint8 (h, w) of BACKGROUND, FOREGROUND, UNKNOWN.
+        trimap: uint8 (h, w) of TRIMAP_BACKGROUND, TRIMAP_FOREGROUND, TRIMAP_UNKNOWN.
         likely: bool (h, w): unknown pixels that start as foreground, the others as background.
         iterations: of mixtures and cut.
         radius: of the disc that smooths the outline, px of this grid; below half a px it does nothing.
@@ -111,15 +111,15 @@ def segment(
         bool (h, w): the part connected to the foreground seeds, holes filled; or why there is none. The same on every
         run and for any number of threads.
     """
-    seeds = trimap == FOREGROUND
+    seeds = trimap == TRIMAP_FOREGROUND
     if not seeds.any():
         return Failure("no foreground seeds")
-    if not (trimap == BACKGROUND).any():
+    if not (trimap == TRIMAP_BACKGROUND).any():
         return Failure("no background seeds")
     if image.min() == image.max():
         return Failure("constant image")
     labels = np.choose(trimap, (cv2.GC_BGD, cv2.GC_FGD, cv2.GC_PR_BGD)).astype(np.uint8)
-    labels[(trimap == UNKNOWN) & likely] = cv2.GC_PR_FGD
+    labels[(trimap == TRIMAP_UNKNOWN) & likely] = cv2.GC_PR_FGD
     try:
         _cut(image, labels, iterations)
     except cv2.error as error:

@@ -122,7 +122,7 @@ def trimap_of(method: str, label: WeakLabel, grid: PixelGrid, background_ellipse
     trimap = recist.trimap(recist.draw_quadrilateral(points, grid), label.box, grid)
     if background_ellipse_factor is not None:
         beyond = ~recist.ellipse(points).stretched(background_ellipse_factor).draw(grid)
-        trimap[beyond & (trimap == recist.UNKNOWN)] = recist.BACKGROUND
+        trimap[beyond & (trimap == recist.TRIMAP_UNKNOWN)] = recist.TRIMAP_BACKGROUND
     return trimap
 
 
@@ -155,7 +155,7 @@ def _segmented(
     (x0, y0, width, height), factor = where.crop, where.grid.factor
     hu = hu[y0 : y0 + height, x0 : x0 + width]
     unrefined = PixelGrid.over(*where.crop)
-    unknown = trimap_of(settings.method, label, unrefined, settings.background_ellipse_factor) == recist.UNKNOWN
+    unknown = trimap_of(settings.method, label, unrefined, settings.background_ellipse_factor) == recist.TRIMAP_UNKNOWN
     shown = grabcut.windowed(hu, grabcut.widened_window(label.window, hu[unknown]))
     noise = grabcut.NOISE_SIGMA_PX * min(label.recist_margin) / RECIST_MARGIN_PX  # from original px to stored px
     trimap = trimap_of(settings.method, label, where.grid, settings.background_ellipse_factor)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-BACKGROUND, FOREGROUND, UNKNOWN = 0, 1, 2  # values of a trimap
+TRIMAP_BACKGROUND, TRIMAP_FOREGROUND, TRIMAP_UNKNOWN = 0, 1, 2  # values of a trimap
 
 
 class PixelGrid(NamedTuple):
@@ -127,4 +127,4 @@ def draw_box(box: np.ndarray, grid: PixelGrid) -> np.ndarray:
 def trimap(foreground: np.ndarray, box: np.ndarray, grid: PixelGrid) -> np.ndarray:
     """Trimap uint8 (h, w): sure background outside the box, sure foreground where given inside it, the rest unknown."""
     inside = draw_box(box, grid)
-    return np.where(inside, np.where(foreground, FOREGROUND, UNKNOWN), BACKGROUND).astype(np.uint8)
+    return np.where(inside, np.where(foreground, TRIMAP_FOREGROUND, TRIMAP_UNKNOWN), TRIMAP_BACKGROUND).astype(np.uint8)
