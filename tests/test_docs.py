@@ -11,6 +11,7 @@ from scmrepo.git import Git
 from typer.main import get_command
 
 from lesionpipe.cli import app
+from lesionpipe.commands.preset import settings_of, whole_preset
 from lesionpipe.params.renamed import RENAMED
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +21,17 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.m
 WITH_OLD_NAMES = ROOT / "CHANGELOG.md"
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMETERS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+ROWS_OF_VALUES = {  # rows of docs/paper.md whose cells can be read, and their parameter
+    "image size": "preprocess.image_size",
+    "position of the anchor in the search": "anchors.placement",
+    "backbone": "network.backbone",
+    "channels of the pyramid": "network.channels",
+    "gradient norm clipped at": "train.gradient_clip_norm",
+    "batch": "train.batch_size",
+    "score threshold": "detect.score_threshold",
+    "boxes per image": "detect.detections_per_image",
+    "candidates per level before NMS": "detect.topk_candidates",
+}
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 OVERRIDE = re.compile(r"-S '?([a-z_]+\.[a-z_]+)=")
 PARAMETER = re.compile(rf"`({'|'.join(PARAMETERS)})\.([a-z_]+)")
@@ -123,6 +135,20 @@ def test_the_changelog_names_every_renamed_parameter():
         assert f"`{name}`" in changes, name
 
 
+@pytest.mark.parametrize(("column", "preset"), [(3, "paper"), (4, "deeplesion"), (5, "phantom")])
+def test_the_paper_s_table_shows_the_presets(column, preset, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    settings = settings_of(whole_preset(preset))
+    rows = [line.strip("| ").split(" | ") for line in text_of(ROOT / "docs/paper.md").splitlines() if line[:1] == "|"]
+    cells = {row[0]: row[column] if row[column] != "same" else row[3] for row in rows if len(row) == 6}
+    for row, name in ROWS_OF_VALUES.items():
+        shown = cells[row].replace("VGG-19", "vgg19")
+        value = "no clipping" if settings[name] is None else str(settings[name]).removesuffix(".0")
+        assert re.search(rf"\b{re.escape(value)}\b", shown), (
+            f"{row}: {shown}, but {preset} has {name}: {settings[name]}"
+        )
+
+
 def test_the_readme_has_the_four_rows_as_they_are_run():
     from lesionpipe.commands.ablation import ROWS
 
@@ -134,5 +160,5 @@ def test_the_readme_has_the_four_rows_as_they_are_run():
 
 @pytest.mark.parametrize("folder", ["data", "data/inputs", "data/inputs/weights", "data/inputs/annotations"])
 def test_dvc_finds_what_is_added_to_the_inputs(folder):
-    """In .gitignore `/data/*` hides even `data/` from DVC, so that it overlooks *.dvc files below; `/data/?*` doesn't."""
+    """With `/data/*` in .gitignore DVC overlooks *.dvc files below `data/`; `/data/?*` is right."""
     assert not Git(str(ROOT)).is_ignored(f"{ROOT / folder}/"), folder
