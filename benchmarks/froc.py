@@ -1,4 +1,4 @@
-"""How fast the FROC and its intervals are at the size of DeepLesion's test split, beside the rule told in plain Python.
+"""How fast the FROC and its intervals are at the size of DeepLesion's test split, beside the rule in plain Python.
 
     OMP_NUM_THREADS=1 python benchmarks/froc.py
 
@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lesionpipe.evaluate.bootstrap import draw_patients, interval, resample_sensitivity
-from lesionpipe.evaluate.froc import match, pooled_events, sensitivity
+from lesionpipe.evaluate.bootstrap import PatientDraws, percentile_interval, resample_sensitivity
+from lesionpipe.evaluate.froc import overlapping_pairs, pooled_events, sensitivity
 from lesionpipe.evaluate.truth import Detections, Truth
 
 IMAGES, LESIONS, PATIENTS, DETECTIONS, SAMPLES = 4817, 4912, 660, 289_000, 1000
@@ -22,10 +22,12 @@ RATES = np.array([0.5, 1, 2, 4, 8, 16])
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     truth, found = made_up_set(np.random.default_rng(0))
-    draws = draw_patients(PATIENTS, SAMPLES, seed=0)
+    draws = PatientDraws(PATIENTS, SAMPLES, seed=0)
     plain_s, expected = timed(lambda: plain_sensitivity(truth, found), repeats=1)
     curve_s, result = timed(lambda: sensitivity(events_of(truth, found), RATES), repeats=5)
-    bootstrap_s, (low, high) = timed(lambda: interval(resample_sensitivity(events_of(truth, found), RATES, draws)), 1)
+    bootstrap_s, (low, high) = timed(
+        lambda: percentile_interval(resample_sensitivity(events_of(truth, found), RATES, draws)), 1
+    )
     assert np.allclose(expected, result, rtol=0, atol=1e-12), (expected, result)
 
     print(f"{DETECTIONS} detections, {IMAGES} slices, {LESIONS} lesions, {PATIENTS} patients; one core")
@@ -38,7 +40,7 @@ def main() -> None:
 
 
 def events_of(truth: Truth, found: Detections):
-    return pooled_events(truth, found, match(truth, found))
+    return pooled_events(truth, found, overlapping_pairs(truth, found))
 
 
 def timed(job: Callable, repeats: int) -> tuple[float, object]:

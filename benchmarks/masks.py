@@ -109,7 +109,7 @@ def timed(tasks: list[SliceTask], settings: Masks) -> list[tuple[int, LesionMask
 
 def report(size: int, table: pd.DataFrame) -> None:
     """Markdown tables of one stored size."""
-    sizes = by_size(table["long_diameter_mm"])
+    sizes = by_size(table["long_diameter_mm"], (10, 30))
     table = table.assign(size=np.select(list(sizes.values()), list(sizes), "unknown"))
     table["stand_in"] = table["method"] != table["variant"].str.split(",").str[0]
     overall = table.groupby("variant", sort=False).agg(

@@ -5,10 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
-SIZE_EDGES_MM = (10, 30)  # long diameter (paper, Fig. 2)
 
-
-def by_size(long_diameter_mm: np.ndarray, edges_mm: Sequence[float] = SIZE_EDGES_MM) -> dict[str, np.ndarray]:
+def by_size(long_diameter_mm: np.ndarray, edges_mm: Sequence[float]) -> dict[str, np.ndarray]:
     """Masks (n,) bool of the groups, smallest first: below the first edge, from edge to edge, above the last.
 
     Edges 10, 20, 30 give < 10, 10-20, 20-30 and > 30 mm: a lesion of 10 mm is in 10-20, one of 20 mm in 10-20 as well,
