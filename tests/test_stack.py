@@ -84,7 +84,7 @@ def test_with_one_of_two_slices_there_is_nothing_to_interpolate():
     assert plan(5, existing=(98, 100, 102)).needed == (100,)  # a gap is not bridged
 
 
-@pytest.mark.parametrize("interval", [None, math.nan, math.inf, 0, -5])
+@pytest.mark.parametrize("interval", [None, math.nan, math.inf, 0, -5, 1e-310])
 def test_an_unknown_interval_duplicates_and_says_so(interval):
     made = plan(interval)
     assert made.needed == (100,)

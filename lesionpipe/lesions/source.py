@@ -18,14 +18,14 @@ from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import atomic_path
 from lesionpipe.core.hashing import checksum
 from lesionpipe.core.scratch import scratch_folder
-from lesionpipe.download.places import ANNOTATIONS, annotations_beside, images_folder, phantom_folder
 from lesionpipe.download.http_client import Interrupted, RetryPolicy, check_status, client, pause
+from lesionpipe.download.places import ANNOTATIONS, annotations_beside, images_folder, phantom_folder
 
 INPUT_FOLDER = Path("data/inputs/annotations")  # a dependency of the stage: DVC tracks what lies in it
 OFFICIAL_BYTES = 8_479_888
 OFFICIAL_SHA256 = "a8f57b4b1164c9ed770b5add2920d5f4c5f8defa0df467e12f6a51951e38995c"
 MAX_RETRIES = 2  # per address: the next one may be quicker than a dead one
-MAX_BYTES = 200_000_000
+MAX_TABLE_BYTES = 200_000_000
 
 
 class Annotations(NamedTuple):
@@ -150,8 +150,8 @@ def _fetch_once(url: str, timeout_s: float) -> bytes:
         check_status(response, ANNOTATIONS)
         for chunk in response.iter_raw():
             content += chunk
-            if len(content) > MAX_BYTES:
-                raise UserError(f"answers with more than {MAX_BYTES:,} bytes")
+            if len(content) > MAX_TABLE_BYTES:
+                raise UserError(f"answers with more than {MAX_TABLE_BYTES:,} bytes")
     if b"File_name" not in content.partition(b"\n")[0]:
         raise UserError(f"answers with something else than {ANNOTATIONS}")
     return bytes(content)
