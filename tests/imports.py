@@ -4,10 +4,12 @@ import ast
 from functools import cache
 from pathlib import Path
 
+from lesionpipe.params import Params
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lesionpipe"
 DATA_FILES = (".tsv", ".csv", ".json", ".html", ".css", ".js")
-# Code that changes no result: messages, progress, how work is spread and files are moved, types of parameters, transfers
+# Code that changes no result: messages and checks, progress, how work is spread and files are moved, types, transfers
 # and resuming. A folder stands for all below it.
 NEUTRAL = (
     "lesionpipe/core/errors.py",
@@ -16,8 +18,10 @@ NEUTRAL = (
     "lesionpipe/core/parallel.py",
     "lesionpipe/core/progress.py",
     "lesionpipe/core/scratch.py",
+    "lesionpipe/core/table_checks.py",
     "lesionpipe/params/",
     "lesionpipe/download/http_client.py",
+    "lesionpipe/download/places.py",
     "lesionpipe/download/queue.py",
     "lesionpipe/download/transfer.py",
     "lesionpipe/download/verification.py",
@@ -76,17 +80,35 @@ def closure(path: Path) -> frozenset[Path]:
     return frozenset(seen - {path})
 
 
-def attributes_of(path: Path, name: str) -> set[str]:
-    """Names `x` or `x.y` of all `name.x` and `name.x.y` in a file, the longer where there is one."""
-    tree, found = ast.parse(path.read_text()), set()
-    within = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+def parameters_of(path: Path) -> set[str]:
+    """The parameters that a script reads from `params`: `section.key`, or `section` where it hands that on as a whole.
+
+    Names given to a section (``settings = params.preprocess``) are followed.
+    """
+    tree, sections, renamings = ast.parse(path.read_text()), {"params": ""}, set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            dotted = ast.unparse(node).split(".")
-            longest = len(dotted) == 3 or id(node) not in within
-            if dotted[0] == name and len(dotted) in (2, 3) and longest:
-                found.add(".".join(dotted[1:]))
-    return found
+        if isinstance(node, ast.Assign):
+            for name, value in zip(_items(node.targets[0]), _items(node.value), strict=False):
+                if (words := ast.unparse(value).split("."))[0] == "params" and len(words) == 2:
+                    sections[ast.unparse(name)] = words[1]
+                    renamings.add(value)
+    within = {node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    found = set()
+    for node in {n for n in ast.walk(tree) if isinstance(n, ast.Name | ast.Attribute)} - within - renamings:
+        first, *rest = ast.unparse(node).split(".")
+        if first in sections and isinstance(node.ctx, ast.Load):
+            found.add(_parameter([part for part in (sections[first], *rest) if part]))
+    return found - {""}
+
+
+def _parameter(words: list[str]) -> str:
+    """`section.key`, or `section` where the second word is no parameter but a method."""
+    known = Params.model_fields[words[0]].annotation.model_fields if words else {}
+    return ".".join(words[:2] if len(words) > 1 and words[1] in known else words[:1])
+
+
+def _items(node: ast.expr) -> list[ast.expr]:
+    return node.elts if isinstance(node, ast.Tuple) else [node]
 
 
 def is_neutral(path: Path) -> bool:
@@ -94,7 +116,7 @@ def is_neutral(path: Path) -> bool:
 
 
 def code_of(stage: str) -> set[str]:
-    """A stage's script, the modules that it may import and that can change its result, and data files that they name."""
+    """The script of a stage, the modules that can change its result, and the data files that they name."""
     script = ROOT / "stages" / f"{stage}.py"
     code = {f for f in closure(script) | {script} if not is_neutral(f)}
     near = {(module, f) for module in code for f in module.parent.iterdir() if f.suffix in DATA_FILES}

@@ -1,5 +1,5 @@
-"""The structure holds: order of the folders, no circles, short files, one name for one thing, and a dvc.yaml that lists for
-each stage the code and the parameters that can change its result."""
+"""The structure holds: order of the folders, no circles, short files, one name for one thing, and dvc.yaml lists the code
+and the parameters that can change a stage's result."""
 
 import ast
 import collections
@@ -9,11 +9,11 @@ import pytest
 from imports import (
     PACKAGE,
     ROOT,
-    attributes_of,
     closure,
     code_of,
     expanded,
     imported_files,
+    parameters_of,
     shortest_list,
     shown,
 )
@@ -44,12 +44,13 @@ ORDER = (
     {"__main__"},
 )
 LEVEL = {folder: level for level, folders in enumerate(ORDER) for folder in folders}
-# What a stage reads from the parameters without being run again when it changes: the computer it runs on, how it
-# fetches, and where the data lies whose content the inventory already holds.
+# What a stage reads from the parameters without being run again when it changes: how it fetches, where the data lies
+# whose content the inventory holds already, and, in a stage of parts, the other parts.
 UNTRACKED = {
-    "download": {"download.retries", "download.timeout_s"},
-    "lesions": {"download.retries", "download.timeout_s", "dataset.path"},
-    "preprocess": {"dataset.source", "dataset.path", "dataset.parts", "download.archives"},
+    "phantom": {"dataset.parts"},
+    "download": {"dataset.parts", "download.retries", "download.timeout_s"},
+    "lesions": {"download.retries", "download.timeout_s"},
+    "preprocess": {"dataset.parts", "dataset.source", "dataset.path"},
     "masks": {"dataset.parts"},
 }
 # Names that mean the same wherever they stand.
@@ -95,7 +96,7 @@ def test_deps_are_as_short_as_they_can_be(name):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_parameters_of_a_stage_are_those_that_it_uses(name):
-    used = attributes_of(ROOT / "stages" / f"{name}.py", "params")
+    used = parameters_of(ROOT / "stages" / f"{name}.py")
     used = {n for n in used if n.split(".")[0] != "runtime"} - UNTRACKED.get(name, set())
     tracked = set(STAGES[name]["params"])
     for parameter in used:
@@ -123,8 +124,8 @@ def test_every_script_belongs_to_a_stage():
 
 
 def test_every_metric_and_plot_keeps_the_run_cache_and_stands_once():
-    """A plain output with `cache: false` switches the run cache off; a file of a stage that the list at the end names as
-    well is drawn twice."""
+    """A plain output with `cache: false` switches the run cache off; what the list at the end names again is drawn
+    twice."""
     for name, stage in STAGES.items():
         for output in stage.get("outs", []):
             assert isinstance(output, str), f"{name}: {output}"
