@@ -1,4 +1,4 @@
-"""How fast `preprocess` is beside merely decoding the PNGs it needs with OpenCV, and how much memory it takes.
+"""How fast `preprocess` is compared with merely decoding the PNGs it needs, and how much memory it takes.
 
     python benchmarks/preprocess.py                      # a synthetic part of 2.1 GB with 512 px slices
     python benchmarks/preprocess.py --gigabytes 0.1      # a quick look

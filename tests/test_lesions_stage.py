@@ -15,8 +15,8 @@ from lesionpipe.core.errors import UserError
 from lesionpipe.core.hashing import checksum
 from lesionpipe.data.schema import read_lesions, read_part_lesions
 from lesionpipe.download import http_client
-from lesionpipe.download.inventory import Inventory, write_inventory
 from lesionpipe.download.http_client import RetryPolicy
+from lesionpipe.download.inventory import Inventory, write_inventory
 from lesionpipe.lesions import source as annotation_source
 from lesionpipe.lesions.leftovers import remove_other_parts
 from lesionpipe.lesions.source import Annotations, compare_with_official, fetch_annotations, provide_annotations
