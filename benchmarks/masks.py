@@ -7,26 +7,29 @@ Dice and boundary distance (mean symmetric surface distance, mm) by method, size
 """
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from lesionpipe.data.geometry import to_stored
 from lesionpipe.data.schema import read_lesions
 from lesionpipe.data.size_groups import by_size
-from lesionpipe.data.slices import SliceStore
-from lesionpipe.masks.batch import SliceTask, slice_hu, slice_tasks
-from lesionpipe.masks.methods import LesionMask, make_mask
-from lesionpipe.masks.summary import measure
-from lesionpipe.params import Masks, load_params
-from lesionpipe.data.true_masks import read_true_masks
+from lesionpipe.data.slices import read_slice_index
+from lesionpipe.masks.agreement import measured_agreement
+from lesionpipe.masks.contact_sheet import METHODS
+from lesionpipe.masks.methods import LesionMask, MaskSettings, make_mask
+from lesionpipe.masks.part import SliceTask, lesion_slice, slice_tasks
+from lesionpipe.masks.quality import true_masks_of
+from lesionpipe.masks.summary import AGREEMENT_COLUMNS
+from lesionpipe.params import load_params
 
 ROOT = Path(__file__).parents[1]
 PART = "01"
@@ -41,65 +44,54 @@ def main() -> None:
         os.chdir(folder)
         for size in options.sizes:
             prepare(options.patients, size, first=size == options.sizes[0])
-            report(size, pd.concat(list(all_methods(load_params().masks, size))))
+            params = load_params()
+            table = pd.concat(list(all_methods(MaskSettings(**params.masks.model_dump()), size)))
+            report(size, table, params.evaluate.size_edges_mm)
 
 
 def prepare(patients: int, size: int, first: bool) -> None:
     """Run the data stages in the working folder: the phantom once, its slices at `size`."""
     yaml = YAML(typ="safe", pure=True)
-    params = yaml.load((ROOT / "presets/phantom.yaml").read_text(encoding="utf-8"))
-    params["dataset"]["parts"] = [PART]
+    params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["dataset"] |= {"source": "phantom", "parts": [PART], "annotations": None}
     params["phantom"] |= {"patients_per_part": patients, "image_size": 512}
     params["preprocess"]["image_size"] = size
     yaml.dump(params, Path("params.yaml"))
-    listing = Path(params["dataset"]["listing"])
-    listing.parent.mkdir(parents=True, exist_ok=True)
-    listing.write_bytes((ROOT / listing).read_bytes())
-    drawn = (("download", PART), ("annotations",), ("lesions",)) if first else ()
+    drawn = (("phantom", PART), ("download", PART), ("lesions",)) if first else ()
     for stage, *part in (*drawn, ("preprocess", PART)):
-        subprocess.run([sys.executable, ROOT / f"stages/{stage}.py", *part], check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", f"stages.{stage}", *part]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
-def variants(chosen: Masks) -> dict[str, Masks]:
+def variants(chosen: MaskSettings) -> dict[str, MaskSettings]:
     """The three methods, and GrabCut from the paper's own trimap, by the name of their row."""
-    methods = {
-        method: chosen.model_copy(update={"method": method}) for method in ("grabcut", "box-dilation", "ellipse")
-    }
-    return methods | {
-        "grabcut, background_ellipse_factor: null": chosen.model_copy(
-            update={"method": "grabcut", "background_ellipse_factor": None}
-        )
-    }
+    methods = {method: dataclasses.replace(chosen, method=method) for method in METHODS}
+    papers = dataclasses.replace(chosen, method="grabcut", background_ellipse_factor=None)
+    return methods | {"grabcut, background_ellipse_factor: null": papers}
 
 
-def all_methods(chosen: Masks, size: int):
+def all_methods(chosen: MaskSettings, size: int) -> Iterator[pd.DataFrame]:
     """One table per variant: lesion, variant, seconds, method, dice, boundary_mm and the lesion's size and type."""
-    lesions, true = (
-        read_lesions().set_index("lesion", drop=False),
-        read_true_masks(f"data/true_masks/{PART}.zip"),
-    )
-    names = pd.read_csv("data/raw/DL_info.csv", usecols=["File_name"])["File_name"]
-    keys = dict(enumerate(zip(names, names.groupby(names).cumcount() + 1, strict=True), start=1))
-    tasks = slice_tasks(
-        f"data/slices/{PART}.npy", SliceStore.open(parts=[PART]).index, lesions.reset_index(drop=True), to_stored
-    )
+    lesions = read_lesions()
+    true, spacing = true_masks_of([PART], lesions), lesions.set_index("lesion")["spacing_mm"]
+    tasks = slice_tasks(f"data/slices/{PART}.npy", read_slice_index([PART]), lesions)
     for name, settings in variants(chosen).items():
         rows = []
         for lesion, made, seconds in timed(tasks, settings):
             mask = np.zeros((size, size), bool)
             mask[made.y0 : made.y0 + made.mask.shape[0], made.x0 : made.x0 + made.mask.shape[1]] = made.mask
-            quality = measure(mask, true[keys[lesion]], lesions.at[lesion, "spacing_mm"])
+            quality = measured_agreement(mask, true[lesion], spacing[lesion])
             rows.append((lesion, name, seconds, made.method, *quality))
-        columns = ["lesion", "variant", "seconds", "method", "dice", "boundary_mm"]
-        table = pd.DataFrame(rows, columns=columns).set_index("lesion")
-        yield table.join(lesions[["type", "long_diameter_mm"]])
+        columns = ["lesion", "variant", "seconds", "method", *AGREEMENT_COLUMNS]
+        yield pd.DataFrame(rows, columns=columns).merge(lesions[["lesion", "type", "long_diameter_mm"]], on="lesion")
 
 
-def timed(tasks: list[SliceTask], settings: Masks) -> list[tuple[int, LesionMask, float]]:
+def timed(tasks: list[SliceTask], settings: MaskSettings) -> list[tuple[int, LesionMask, float]]:
     """Lesion, mask and seconds on one core, the reading of the slice aside."""
     results = []
     for task in tasks:
-        hu = slice_hu(task)
+        hu = lesion_slice(task)
         for lesion, label in task.lesions:
             start = time.perf_counter()
             made = make_mask(hu, label, settings)
@@ -107,17 +99,17 @@ def timed(tasks: list[SliceTask], settings: Masks) -> list[tuple[int, LesionMask
     return results
 
 
-def report(size: int, table: pd.DataFrame) -> None:
+def report(size: int, table: pd.DataFrame, size_edges_mm: Sequence[float]) -> None:
     """Markdown tables of one stored size."""
-    sizes = by_size(table["long_diameter_mm"], (10, 30))
+    sizes = by_size(table["long_diameter_mm"], size_edges_mm)
     table = table.assign(size=np.select(list(sizes.values()), list(sizes), "unknown"))
-    table["stand_in"] = table["method"] != table["variant"].str.split(",").str[0]
+    table["fallback"] = table["method"] != table["variant"].str.split(",").str[0]
     overall = table.groupby("variant", sort=False).agg(
         lesions=("dice", "size"),
         dice=("dice", "mean"),
         dice_p10=("dice", lambda values: values.quantile(0.1)),
         boundary_mm=("boundary_mm", "mean"),
-        stand_ins=("stand_in", "sum"),
+        fallbacks=("fallback", "sum"),
         s_per_lesion=("seconds", "mean"),
     )
     print(f"\n## stored at {size} px\n\n{overall.round(3).reset_index().to_csv(sep='|', index=False)}")
