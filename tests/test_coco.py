@@ -20,8 +20,10 @@ from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
 from lesionpipe.data.detections import read_detections
 from lesionpipe.data.schema import read_lesions
+from lesionpipe.evaluate.bootstrap import PatientDraws
 from lesionpipe.evaluate.coco_export import picture
 from lesionpipe.evaluate.coco_input import read_results, read_truth
+from lesionpipe.evaluate.scores import score_detections
 from lesionpipe.evaluate.split import ScoringSettings, evaluate_split
 
 TRUTH = {
@@ -79,6 +81,7 @@ def test_the_field_patient_or_another_one_groups_the_images(tmp_path):
     assert patients(tmp_path, *images) == [0, 0, 1]
     assert patients(tmp_path, *images, key="case") == [0, 1, 1]
     assert patients(tmp_path, *images, key="id") == [0, 1, 2]
+    assert patients(tmp_path, *({"patient": n} for n in (10, 2, 1))) == [2, 1, 0]  # as numbers sort
     assert patients(tmp_path, {"patient": 1}, {"file_name": "000001_02_01/011.png"}) == [0, 0]
 
 
@@ -216,10 +219,12 @@ def test_exported_files_score_as_the_pipeline(exported):
     truth, ids = read_truth(exported / "test.json")
     found = read_results(exported / "detections_test.json", ids)
     index, lesions, table = pd.read_csv("data/slices/01.csv"), read_lesions(), read_detections()
-    settings = ScoringSettings(iou=0.5, fp_rates=(1.0,), size_edges_mm=(10.0, 30.0), bootstrap=0, seed=0)
+    settings = ScoringSettings(iou=0.5, fp_rates=(1.0,), size_edges_mm=(10.0, 30.0), bootstrap=50, seed=0)
     direct = evaluate_split("test", index, lesions, table, settings)
     assert truth.images == direct.truth.images and (truth.patients == direct.truth.patients).all()
     assert (truth.lesion_boxes == direct.truth.lesion_boxes).all() and (found.boxes == direct.detections.boxes).all()
+    again = score_detections(truth, found, (1.0,), 0.5, PatientDraws(truth.patient_count, 50, 0))
+    assert again.sensitivity == direct.scores.sensitivity and again.mean == direct.scores.mean
     assert (found.images == direct.detections.images).all() and (found.scores == direct.detections.scores).all()
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import typer
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.core.files import atomic_path, write_text
+from lesionpipe.core.files import write_text
 from lesionpipe.core.progress import progress
 from lesionpipe.data.detections import DETECTIONS, read_detections
 from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
@@ -69,12 +69,14 @@ def _require_slices(folder: Path, index: pd.DataFrame) -> None:
 
 
 def _write_pictures(folder: Path, store: SliceStore, index: pd.DataFrame, hu_range: tuple[int, int]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for row in progress(index.itertuples(), "images", total=len(index), unit="slices"):
         size = int(row.width_original_px), int(row.height_original_px)
         shown = picture(store.slices(row.Index), hu_range, size)
         coded = cv2.imencode(".png", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR), PNG_COMPRESSION)[1]
-        with atomic_path(folder / row.file_name) as temporary:
-            temporary.write_bytes(coded.tobytes())
+        temporary = folder / f".{row.file_name}.partial"  # not synced one by one: an interrupted export is run again
+        temporary.write_bytes(coded.tobytes())
+        temporary.replace(folder / row.file_name)
     low, high = hu_range
     print(f"{folder}: {len(index)} PNG, channels: slice before, lesion's slice, slice after; {low} to {high} HU")
 

@@ -50,15 +50,15 @@ def read_results(path: str | Path, ids: pd.Index) -> Detections:
 
 
 def _patient(path: str | Path, row: int, image: CocoImage, key: str | None) -> str:
-    """A name that two images share if their patient is the same."""
+    """A name that two images share if their patient is the same; numbers sort as in the pipeline, for equal draws."""
     fields = {"id": image.id, "file_name": image.file_name, **(image.model_extra or {})}
     patient = fields.get(key or PATIENT_FIELD)
     if isinstance(patient, (int, str)) and not isinstance(patient, bool):
-        return f"patient {patient}"
+        return f"patient {patient:06d}" if isinstance(patient, int) else f"patient {patient}"
     if key or patient is not None:
         raise UserError(
             f"{path}: images[{row}].{key or PATIENT_FIELD} = {patient!r}: a patient is a text or a whole number; "
             f"give every image one, or name another field with --patient-key"
         )
     match = _DEEPLESION_NAME.fullmatch(image.file_name or "")
-    return f"patient {int(match[1])}" if match else f"image {row}"
+    return f"patient {match[1]}" if match else f"image {row}"
