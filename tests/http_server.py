@@ -1,4 +1,4 @@
-"""A local HTTP server that serves one file as badly as told: one fault per request, in order, then none."""
+"""A local HTTP server that serves one file as badly as a test asks: one fault per request, in order, then none."""
 
 import contextlib
 import re
@@ -117,7 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(int(status), 0, **({"Retry_After": retry_after} if retry_after else {}))
 
     def _redirect(self, start: int, value: str) -> None:
-        self._head(302, 0, Location=self.server.url)
+        """To this file again, or to another address."""
+        self._head(302, 0, Location=value or self.server.url)
 
     def _page(self, start: int, value: str) -> None:
         body = b"<html>please log in</html>"

@@ -12,20 +12,22 @@ from pathlib import Path
 import pytest
 from http_server import serve
 
+from lesionpipe.core import hashing
 from lesionpipe.core.errors import UserError
-from lesionpipe.download import queue as fetching
-from lesionpipe.download import transfer as download
-from lesionpipe.download.archives import OFFICIAL, Archive, read_archives, require_space, verify
-from lesionpipe.download.transfer import Patience, Stopped, fetch
+from lesionpipe.download import http_client, queue, transfer
+from lesionpipe.download.archives import OFFICIAL_TABLE, Archive, read_archives
+from lesionpipe.download.http_client import Interrupted, RetryPolicy
+from lesionpipe.download.transfer import Stopped, fetch_archive
+from lesionpipe.download.verification import verify
 
 CONTENT = bytes(range(256)) * 200  # 51,200 bytes
 MD5 = hashlib.md5(CONTENT).hexdigest()
-PATIENCE = Patience(retries=3, timeout_s=5, downloads=2)
+POLICY = RetryPolicy(retries=3, timeout_s=5)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    monkeypatch.setattr(download, "PAUSE_S", 0.01)
+    monkeypatch.setattr(http_client, "PAUSE_S", 0.01)
     monkeypatch.setenv("LESIONPIPE_SCRATCH", str(tmp_path / "scratch"))
 
 
@@ -33,15 +35,15 @@ def archive(url: str, content: bytes = CONTENT, part: str = "01") -> Archive:
     return Archive(f"Images_png_{part}.zip", url, len(content), hashlib.md5(content).hexdigest())
 
 
-def get(server, target: Path, patience: Patience = PATIENCE) -> int:
+def get(server, target: Path, policy: RetryPolicy = POLICY) -> int:
     """Fetch; gives the sum of all reported bytes."""
     counted = []
-    fetch(archive(server.url), target, patience, counted.append, threading.Event())
+    fetch_archive(archive(server.url), target, policy, counted.append, threading.Event())
     return sum(counted)
 
 
 def test_the_official_table_has_56_archives_of_238_gb():
-    archives = read_archives(OFFICIAL)
+    archives = read_archives(OFFICIAL_TABLE)
     assert list(archives) == [f"{n:02d}" for n in range(1, 57)]
     assert round(sum(a.bytes for a in archives.values()) / 1e9, 1) == 238.1
     assert archives["01"].md5 == "6a3efff2cc8afeebcf9d532f5306807f"
@@ -52,6 +54,9 @@ def test_a_bad_table_is_refused_with_line_and_value(tmp_path):
     table = tmp_path / "mirror.tsv"
     table.write_text("name\turl\tbytes\tmd5\tsha256\nImages_png_01.zip\tftp://x\t5\tabc\t\n")
     with pytest.raises(UserError, match=r"mirror.tsv: line 2: url = 'ftp://x'"):
+        read_archives(table)
+    table.write_text("name\turl\tbytes\tmd5\n" + "".join(f"Images_png_01.zip\thttp://{n}\t5\t{MD5}\n" for n in "ab"))
+    with pytest.raises(UserError, match=r"mirror.tsv: line 3: Images_png_01.zip is there twice"):
         read_archives(table)
 
 
@@ -77,7 +82,7 @@ RECOVERABLE = {
 @pytest.mark.parametrize(("faults", "requests"), RECOVERABLE.values(), ids=RECOVERABLE.keys())
 def test_a_server_may_fail(tmp_path, faults, requests):
     with serve(CONTENT, *faults) as server:
-        counted = get(server, tmp_path / "a.zip", Patience(retries=5, timeout_s=0.5, downloads=1))
+        counted = get(server, tmp_path / "a.zip", RetryPolicy(retries=5, timeout_s=0.5))
         assert len(server.ranges) == requests
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     assert counted == len(CONTENT)
@@ -114,6 +119,22 @@ def test_a_hopeless_server_ends_in_one_clear_line(tmp_path, faults, message):
     assert not (tmp_path / "a.zip").exists()
 
 
+@pytest.mark.parametrize(
+    "location", ["file:///etc/passwd", "ftp://127.0.0.1/a.zip", "http://[::bad/", "http://x:port/"]
+)
+def test_a_redirect_to_what_is_no_web_address_is_refused_at_once(tmp_path, location):
+    with serve(CONTENT, *[f"redirect {location}"] * 9) as server:
+        with pytest.raises(UserError, match=r"^Images_png_01\.zip: .* redirects to '.*', which is no web address"):
+            get(server, tmp_path / "a.zip")
+        assert len(server.ranges) == 1
+
+
+def test_a_redirect_may_be_relative(tmp_path):
+    with serve(CONTENT, "redirect /file") as server:
+        get(server, tmp_path / "a.zip")
+        assert len(server.ranges) == 2
+
+
 def test_a_server_that_moves_on_is_worth_more_attempts_than_retries(tmp_path):
     with serve(CONTENT, *["cut 5000"] * 9) as server:
         get(server, tmp_path / "a.zip")
@@ -122,12 +143,12 @@ def test_a_server_that_moves_on_is_worth_more_attempts_than_retries(tmp_path):
 
 
 def test_pauses_grow_and_heed_the_server_within_reason(monkeypatch):
-    monkeypatch.setattr(download, "PAUSE_S", 1.0)
-    assert 0.75 <= download.pause(1, None) <= 1.25
-    assert 6 <= download.pause(4, None) <= 10
-    assert download.pause(30, None) <= 75
-    assert download.pause(1, download.Interrupted("", wait_s=20)) == 20
-    assert download.pause(1, download.Interrupted("", wait_s=1e6)) == 300
+    monkeypatch.setattr(http_client, "PAUSE_S", 1.0)
+    assert 0.75 <= http_client.pause(1, None) <= 1.25
+    assert 6 <= http_client.pause(4, None) <= 10
+    assert http_client.pause(30, None) <= 75
+    assert http_client.pause(1, Interrupted("", wait_s=20)) == 20
+    assert http_client.pause(1, Interrupted("", wait_s=1e6)) == 300
 
 
 @pytest.mark.parametrize("kept", [CONTENT[:777], b"", CONTENT, b"x" * 777, CONTENT + b"more"])
@@ -139,7 +160,7 @@ def test_whatever_an_earlier_run_left_the_result_is_right(tmp_path, kept):
 
 
 @pytest.mark.parametrize("there", [b"another file of that name", b"x" * len(CONTENT)])
-def test_a_wrong_file_under_the_archives_name_is_not_taken_for_it(tmp_path, there):
+def test_a_wrong_file_under_the_archives_name_is_replaced(tmp_path, there):
     (tmp_path / "a.zip").write_bytes(there)
     with serve(CONTENT) as server:
         assert get(server, tmp_path / "a.zip") == len(CONTENT)
@@ -148,34 +169,34 @@ def test_a_wrong_file_under_the_archives_name_is_not_taken_for_it(tmp_path, ther
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
-def test_what_is_no_address_is_told(tmp_path):
+def test_what_is_no_address_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"Images_png_01.zip: http://x:port/ is no address"):
-        fetch(archive("http://x:port/"), tmp_path / "a.zip", PATIENCE, print, threading.Event())
+        fetch_archive(archive("http://x:port/"), tmp_path / "a.zip", POLICY, print, threading.Event())
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("7", 7), ("²", 0), ("soon", 0), ("", 0)])
-def test_any_retry_after_is_borne(value, seconds):
-    assert download._retry_after(value) == seconds
+def test_any_retry_after_is_understood_or_ignored(value, seconds):
+    assert http_client._retry_after(value) == seconds
 
 
 def test_stopping_keeps_what_is_there(tmp_path):
     stop = threading.Event()
     with serve(CONTENT, "slow 0.01") as server, pytest.raises(Stopped):
-        fetch(archive(server.url), tmp_path / "a.zip", PATIENCE, lambda count: stop.set(), stop)
+        fetch_archive(archive(server.url), tmp_path / "a.zip", POLICY, lambda count: stop.set(), stop)
     kept = (tmp_path / "a.zip.partial").read_bytes()
     assert kept and CONTENT.startswith(kept)
 
 
-def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path, monkeypatch):
-    store = download._Transfer._store
+def test_a_full_disk_is_reported_and_nothing_is_lost(tmp_path, monkeypatch):
+    store = transfer._Transfer._store
 
     def full(self, chunk):
         if self.size > 10000:
-            raise download._disk_error(OSError(errno.ENOSPC, "full"), self.handle.name, self.archive.bytes - self.size)
+            raise transfer._disk_error(OSError(errno.ENOSPC, "full"), self.handle.name, self.archive.bytes - self.size)
         store(self, chunk[:8000])
         store(self, chunk[8000:])
 
-    monkeypatch.setattr(download._Transfer, "_store", full)
+    monkeypatch.setattr(transfer._Transfer, "_store", full)
     with serve(CONTENT, "slow 0.001") as server, pytest.raises(UserError, match="no space left"):
         get(server, tmp_path / "a.zip")
     kept = (tmp_path / "a.zip.partial").stat().st_size
@@ -201,47 +222,56 @@ def test_a_really_full_disk(tmp_path):
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
-def test_too_small_a_disk_is_told_before(tmp_path):
+def test_too_small_a_disk_is_reported_before(tmp_path):
     with pytest.raises(UserError, match=r"downloading 2 archives still needs 1000000.000 GB, the disk has"):
-        require_space(tmp_path, 10**15, "downloading 2 archives")
+        queue.require_space(tmp_path, 10**15, "downloading 2 archives")
 
 
 def test_what_is_to_come_counts_only_what_is_missing(tmp_path):
-    folder = fetching.downloads_folder()
-    folder.mkdir(parents=True)
-    (folder / "Images_png_01.zip").write_bytes(CONTENT)
-    (folder / "Images_png_02.zip.partial").write_bytes(CONTENT[:1200])
-    archives = [archive("http://x", part=part) for part in ("01", "02", "03")]
-    assert fetching.bytes_to_come(archives) == 0 + 50000 + 51200
+    (tmp_path / "Images_png_01.zip").write_bytes(CONTENT)
+    (tmp_path / "Images_png_02.zip.partial").write_bytes(CONTENT[:1200])
+    (tmp_path / "Images_png_04.zip").write_bytes(b"another file, which will be replaced")
+    archives = [archive("http://x", part=part) for part in ("01", "02", "03", "04")]
+    assert queue.bytes_to_come(archives, tmp_path) == 0 + 50000 + 51200 + 51200
 
 
 def test_archives_come_side_by_side_and_one_failure_does_not_stop_the_others(tmp_path):
     with serve(CONTENT, "slow 0.005") as good, serve(CONTENT, "status 404") as bad:
         archives = [archive(good.url), archive(bad.url, part="02"), archive(good.url, part="03")]
         with pytest.raises(UserError, match=r"^Images_png_02.zip: .*HTTP 404"):
-            fetching.fetch_all(archives, PATIENCE)
-    folder = fetching.downloads_folder()
-    assert sorted(path.name for path in folder.glob("*.zip")) == ["Images_png_01.zip", "Images_png_03.zip"]
+            queue.fetch_all(archives, tmp_path, POLICY, 2)
+    assert sorted(path.name for path in tmp_path.glob("*.zip")) == ["Images_png_01.zip", "Images_png_03.zip"]
 
 
-def test_the_next_part_is_fetched_ahead_and_kept_half_done():
+def test_the_next_part_is_fetched_ahead_and_kept_half_done(tmp_path):
     with serve(CONTENT) as quick, serve(CONTENT, "slow 0.02") as slow:
         first = [archive(quick.url), archive(slow.url, part="02")]
-        assert fetching.fetch_first(first, PATIENCE).read_bytes() == CONTENT
+        queue.fetch_first(first, tmp_path, POLICY, 2)
+        assert (tmp_path / "Images_png_01.zip").read_bytes() == CONTENT
         time.sleep(0.1)
-        later = fetching.downloads_folder() / "Images_png_02.zip.partial"
-        assert later.exists()
-        assert fetching.fetch_first(first[1:], PATIENCE).read_bytes() == CONTENT
+        assert (tmp_path / "Images_png_02.zip.partial").exists()
+        queue.fetch_first(first[1:], tmp_path, POLICY, 2)
+        assert (tmp_path / "Images_png_02.zip").read_bytes() == CONTENT
+
+
+def test_archives_are_verified_side_by_side_and_each_bad_one_is_named(tmp_path):
+    archives = [archive("http://x", part=part) for part in ("01", "02", "03")]
+    (tmp_path / "Images_png_01.zip").write_bytes(CONTENT)
+    (tmp_path / "Images_png_02.zip").write_bytes(bytes(len(CONTENT)))
+    with pytest.raises(
+        UserError, match=r"02\.zip: has MD5 .*; .*03\.zip: No such file|03\.zip: No.*; .*02\.zip: has MD5"
+    ):
+        queue.verify_all(archives, tmp_path, 2)
 
 
 def test_a_given_archive_is_read_once_and_again_only_when_it_changed(tmp_path):
     path, read = tmp_path / "Images_png_01.zip", []
     path.write_bytes(CONTENT)
     verify(path, archive("http://x"), read.append)
-    note = next((tmp_path / "scratch" / "verified").iterdir())
+    (note,) = (tmp_path / "scratch" / "checksums").iterdir()
     before = note.stat().st_mtime_ns
-    verify(path, archive("http://x"))
-    assert note.stat().st_mtime_ns == before
+    verify(path, archive("http://x"), read.append)
+    assert note.stat().st_mtime_ns == before and sum(read) == 2 * len(CONTENT)
     path.write_bytes(CONTENT[:-1] + b"!")
     os.utime(path, ns=(1, 1))
     with pytest.raises(UserError, match=f"Images_png_01.zip has {MD5}: it is damaged"):
@@ -251,22 +281,84 @@ def test_a_given_archive_is_read_once_and_again_only_when_it_changed(tmp_path):
         verify(path, archive("http://x"))
 
 
+def test_a_damaged_note_of_what_was_verified_is_made_anew(tmp_path):
+    path = tmp_path / "Images_png_01.zip"
+    path.write_bytes(CONTENT)
+    verify(path, archive("http://x"))
+    (note,) = (tmp_path / "scratch" / "checksums").iterdir()
+    for damage in ("", "{", "[]"):
+        note.write_text(damage)
+        verify(path, archive("http://x"))
+        assert MD5 in note.read_text()
+
+
+def test_of_two_that_verify_one_archive_one_reads_it(tmp_path, monkeypatch):
+    path, reads = tmp_path / "Images_png_01.zip", []
+    path.write_bytes(CONTENT)
+    read = hashing.checksum
+
+    def slow_checksum(path, on_bytes):
+        reads.append(path)
+        time.sleep(0.2)
+        return read(path, on_bytes=on_bytes)
+
+    monkeypatch.setattr(hashing, "checksum", slow_checksum)
+    threads = [threading.Thread(target=verify, args=(path, archive("http://x"))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(reads) == 1
+
+
+def test_a_fetched_archive_is_not_read_again(tmp_path, monkeypatch):
+    with serve(CONTENT) as server:
+        get(server, tmp_path / "a.zip")
+    monkeypatch.setattr(hashing, "checksum", lambda *_: pytest.fail("read again"))
+    verify(tmp_path / "a.zip", archive("http://x"))
+
+
+def test_a_damaged_archive_stays_until_the_whole_one_has_come(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"half of it")
+    with serve(CONTENT, "status 404") as server, pytest.raises(UserError, match="HTTP 404"):
+        get(server, tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == b"half of it"
+
+
 KILLED = """
 import sys, threading
 from pathlib import Path
 from lesionpipe.download.archives import Archive
-from lesionpipe.download.transfer import Patience, fetch
+from lesionpipe.download.http_client import RetryPolicy
+from lesionpipe.download.transfer import fetch_archive
 url, size, md5, target = sys.argv[1:]
-fetch(Archive("Images_png_01.zip", url, int(size), md5), Path(target), Patience(3, 5, 1), print, threading.Event())
+archive = Archive("Images_png_01.zip", url, int(size), md5)
+fetch_archive(archive, Path(target), RetryPolicy(3, 5), print, threading.Event())
 """
+
+
+def start(server, target: Path) -> subprocess.Popen:
+    """Fetch in a process of its own; returns when the first bytes have come."""
+    arguments = [sys.executable, "-c", KILLED, server.url, str(len(CONTENT)), MD5, str(target)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
+    process.stdout.readline()
+    return process
+
+
+def test_two_processes_that_fetch_one_archive_fetch_it_once(tmp_path):
+    target = tmp_path / "a.zip"
+    with serve(CONTENT, "slow 0.01") as server:
+        process = start(server, target)
+        assert get(server, target) == len(CONTENT)
+        process.communicate()
+        assert process.returncode == 0 and server.ranges == [None]
+    assert target.read_bytes() == CONTENT
 
 
 def test_killed_in_the_middle_and_rerun_gives_the_same_bytes(tmp_path):
     target = tmp_path / "a.zip"
     with serve(CONTENT, "slow 0.05") as server:
-        arguments = [sys.executable, "-c", KILLED, server.url, str(len(CONTENT)), MD5, str(target)]
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
-        process.stdout.readline()  # the first bytes have come
+        process = start(server, target)
         process.kill()
         process.wait()
         process.stdout.close()

@@ -1,6 +1,7 @@
-"""Slices out of a zip and out of a folder: same values, and every fault of a file told in one line."""
+"""Slices out of a zip and a folder: same values, as the inventory lists them; every fault of a file in one line."""
 
 import errno
+import os
 import pickle
 import re
 import struct
@@ -15,8 +16,8 @@ import pytest
 from tiny_parts import constant, encoded, members, png, write_folder, write_zip
 
 from lesionpipe.core.errors import UserError
+from lesionpipe.download.listing import list_archive, list_folder
 from lesionpipe.download.reader import FolderReader, ZipReader, open_part, split_name
-from lesionpipe.params import load_params
 
 NAME = "000001_01_01_005.png"
 MEMBER = "Images_png/000001_01_01/005.png"
@@ -51,7 +52,7 @@ def test_values_are_hu_over_the_whole_range_without_wrapping(reader_of):
     assert got.tolist() == hu.tolist()
 
 
-def test_names_are_official_and_everything_else_is_passed_over(reader_of):
+def test_names_are_official_and_everything_else_is_ignored(reader_of):
     files = (
         members([5, 7])
         | members([1000], series="000002_10_03")
@@ -106,6 +107,7 @@ def test_other_dimensions_than_annotated_are_refused(reader_of):
     assert reader.read(NAME, width=64, height=48).shape == (48, 64)
     assert "64 x 48 px, but annotated as 512 x 512 px (Image_size)" in fault(reader, width=512, height=512)
     assert "64 x 48 px, but annotated as 48 x 64 px" in fault(reader, width=48, height=64)
+    assert "download" not in fault(reader, width=512, height=512)  # the table is wrong, not the archive
 
 
 def test_an_absurdly_large_declared_image_is_refused_before_it_is_decoded(reader_of, monkeypatch):
@@ -149,7 +151,7 @@ def test_a_flipped_bit_is_never_a_wrong_number(tmp_path, where):
     assert "damaged PNG" in fault(FolderReader(write_folder(tmp_path / "data", {MEMBER: bytes(content)})))
 
 
-def test_a_flipped_bit_in_a_deflated_member_is_told(tmp_path):
+def test_a_flipped_bit_in_a_deflated_member_is_reported(tmp_path):
     path = write_zip(tmp_path / "part.zip", {MEMBER: png(constant(3))})
     raw = bytearray(path.read_bytes())
     raw[70] ^= 0xFF
@@ -157,7 +159,7 @@ def test_a_flipped_bit_in_a_deflated_member_is_told(tmp_path):
     assert "damaged" in fault(ZipReader(path))
 
 
-def test_a_truncated_or_missing_or_foreign_archive_is_told_at_once(tmp_path):
+def test_a_truncated_or_missing_or_foreign_archive_is_refused_at_once(tmp_path):
     path = write_zip(tmp_path / "part.zip", members(range(1, 20)))
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(UserError, match=r"part\.zip: not a whole zip archive .*; fetch it again"):
@@ -169,7 +171,7 @@ def test_a_truncated_or_missing_or_foreign_archive_is_told_at_once(tmp_path):
         ZipReader(path)
 
 
-def test_an_archive_that_lost_its_middle_is_told(tmp_path):
+def test_an_archive_that_lost_its_middle_is_refused(tmp_path):
     path = write_zip(tmp_path / "part.zip", members(range(1, 20)))
     raw = path.read_bytes()
     path.write_bytes(raw[:300] + raw[900:])
@@ -180,7 +182,7 @@ def test_an_archive_that_lost_its_middle_is_told(tmp_path):
 def test_random_damage_is_never_a_wrong_number_nor_a_traceback(tmp_path):
     rng = np.random.default_rng(0)
     whole = write_zip(tmp_path / "part.zip", members(range(4, 7))).read_bytes()
-    told = 0
+    refused = 0
     for _ in range(300):
         raw = bytearray(whole)
         raw[rng.integers(len(raw))] ^= 1 << rng.integers(8)
@@ -189,8 +191,8 @@ def test_random_damage_is_never_a_wrong_number_nor_a_traceback(tmp_path):
             reader = ZipReader(tmp_path / "part.zip")
             assert all((reader.read(name) == 10 * int(name[13:16])).all() for name in reader.names)
         except UserError as error:
-            told += "part.zip" in str(error)
-    assert told > 100
+            refused += "part.zip" in str(error)
+    assert refused > 100
 
 
 @pytest.mark.parametrize("name", ["../../x", "../../000001_01_01/005.png", "/etc/000001_01_01/005.png", "..\\..\\x"])
@@ -200,7 +202,7 @@ def test_a_member_that_leads_outside_is_refused(tmp_path, name):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["part.zip"]
 
 
-def test_a_damaged_member_is_told_however_it_is_compressed(tmp_path):
+def test_a_damaged_member_is_reported_however_it_is_compressed(tmp_path):
     for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         path = write_zip(tmp_path / "part.zip", members([5]), method)
         assert ZipReader(path).read(NAME)[0, 0] == 50
@@ -210,7 +212,7 @@ def test_a_damaged_member_is_told_however_it_is_compressed(tmp_path):
         assert "damaged" in fault(ZipReader(path))
 
 
-def test_a_disk_that_does_not_give_a_slice_is_told(tmp_path, monkeypatch):
+def test_a_disk_that_does_not_give_a_slice_is_reported(tmp_path, monkeypatch):
     reader = FolderReader(write_folder(tmp_path / "data", members([5])))
 
     def bad_disk(path):
@@ -220,7 +222,7 @@ def test_a_disk_that_does_not_give_a_slice_is_told(tmp_path, monkeypatch):
     assert "not readable (Input/output error)" in fault(reader)
 
 
-def test_an_encrypted_member_is_told(tmp_path):
+def test_an_encrypted_member_is_reported(tmp_path):
     path = write_zip(tmp_path / "part.zip", members([5]))
     raw = bytearray(path.read_bytes())
     raw[6] |= 1
@@ -242,18 +244,85 @@ def test_the_same_slice_twice_must_be_the_same(tmp_path):
         ZipReader(write_zip(tmp_path / "other.zip", same | {"c/000001_01_01/005.png": png(constant(1))}))
 
 
-def test_open_part_follows_the_source(tmp_path, root):
-    write_zip(tmp_path / "raw" / "07" / "Images_png_07.zip", members([5]))
+def touch(path: Path) -> None:
+    """Give a file another time of change."""
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+def test_open_part_follows_the_source(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LESIONPIPE_SCRATCH", str(tmp_path / "scratch"))
     write_folder(tmp_path / "disk", members([6]))
-    archives = load_params(root / "params.yaml").dataset
-    assert open_part(archives, "07", tmp_path / "raw").names == {NAME}
-    with pytest.raises(UserError, match=r"Images_png_08\.zip: no such archive; run `dvc repro -f download@08`"):
-        open_part(archives, "08", tmp_path / "raw")
-    for path in (tmp_path / "disk", tmp_path / "disk" / "Images_png"):
-        folder = archives.model_copy(update={"source": "folder", "path": str(path)})
-        assert open_part(folder, "07").names == {"000001_01_01_006.png"}
-    with pytest.raises(UserError, match=r"nowhere: no such folder; dataset\.path"):
-        open_part(folder.model_copy(update={"path": str(tmp_path / "nowhere")}), "07")
+    listed = list_folder("disk", "07", ["07"])
+    for path in ("disk", "disk/Images_png", str(tmp_path / "disk")):
+        assert open_part("folder", path, "07", listed).names == {"000001_01_01_006.png"}
+    with pytest.raises(UserError, match=rf"^{tmp_path}/nowhere: no such folder; dataset\.path must name"):
+        open_part("folder", "nowhere", "07", listed)
+    places = {"phantom": "data/phantom/07", "nih": "scratch/downloads", "archives": "given"}
+    for number, (source, place) in enumerate(places.items(), start=1):
+        path = None if source == "nih" else "given"
+        archive = write_zip(Path(place) / "Images_png_07.zip", members([number]))
+        inventory = list_archive(archive, "0" * 32)
+        reader = open_part(source, path, "07", inventory)
+        assert reader.read(f"000001_01_01_{number:03d}.png")[0, 0] == 10 * number
+        assert not reader.exists("000001_01_01_009.png")
+        archive.unlink()
+        advice = "dvc repro phantom@07" if source == "phantom" else "lesionpipe fetch 07"
+        with pytest.raises(UserError, match=rf"^{archive.absolute()}: no such archive; .*`{advice}`"):
+            open_part(source, path, "07", inventory)
+    with pytest.raises(
+        UserError, match=r"inventory/07\.csv: not of dataset\.source = folder; run `dvc repro -f download"
+    ):
+        open_part("folder", "disk", "07", inventory)
+
+
+def test_an_archive_that_is_not_the_listed_one_is_refused(tmp_path):
+    """Whatever differs: the content of a slice, its presence, or one slice more."""
+    path = tmp_path / "Images_png_01.zip"
+    inventory = list_archive(write_zip(path, members([4, 5])), "0" * 32)
+    assert open_part("archives", str(tmp_path), "01", inventory).names == set(inventory.slices["file_name"])
+    changed = {MEMBER: png(constant(51))}
+    for files in (members([4]) | changed, members([4]), members([4, 5, 6])):
+        write_zip(path, files)
+        with pytest.raises(
+            UserError, match=r"zip: slice 000001_01_01_00\d\.png changed since it was listed; run `dvc "
+        ):
+            open_part("archives", str(tmp_path), "01", inventory)
+
+
+def test_a_slice_of_a_folder_that_is_not_as_listed_is_refused(tmp_path):
+    write_folder(tmp_path, members([4, 5, 6]))
+    reader = open_part("folder", str(tmp_path), "01", list_folder(tmp_path, "01", ["01"]))
+    series = tmp_path / "Images_png" / "000001_01_01"
+    assert reader.read(NAME)[0, 0] == 50
+    touch(series / "005.png")
+    assert "changed since it was listed; run `dvc repro -f download@01`, then `dvc repro`" in fault(reader)
+    (series / "005.png").unlink()
+    assert "no such slice; extract it again from its archive, or run `dvc repro -f download@01`" in fault(reader)
+    assert reader.exists(NAME)  # the inventory decides, so that a result follows from it alone
+    (series / "007.png").write_bytes(png(constant(70)))
+    assert not reader.exists("000001_01_01_007.png")
+    with pytest.raises(
+        UserError, match=r"007\.png: not listed when the folder was read; run `dvc repro -f download@01`"
+    ):
+        reader.read("000001_01_01_007.png")
+    assert reader.read("000001_01_01_004.png")[0, 0] == 40
+
+
+def test_a_worker_that_sees_another_archive_refuses_it(tmp_path):
+    path = write_zip(tmp_path / "part.zip", members([5]))
+    message = pickle.dumps(ZipReader(path))
+    write_zip(path, members([4]))
+    with pytest.raises(UserError, match=r"part\.zip: a worker sees another archive there"):
+        pickle.loads(message)
+
+
+def test_readers_of_listed_parts_travel_with_what_they_compare(tmp_path):
+    write_folder(tmp_path / "folder", members([5]))
+    listed = list_folder(tmp_path / "folder", "01", ["01"])
+    reader = pickle.loads(pickle.dumps(open_part("folder", str(tmp_path / "folder"), "01", listed)))
+    touch(tmp_path / "folder" / MEMBER)
+    assert "changed since it was listed" in fault(reader)
 
 
 def test_file_names_of_another_form_are_refused():
