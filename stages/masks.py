@@ -1,6 +1,6 @@
 """Stage `masks`: a dense mask for every lesion of one part from its RECIST diameters (paper, sec. 2.2).
 
-Writes data/masks/NN.npz and NN.csv.
+Usage: python -m stages.masks NN. Writes data/masks/NN.npz and NN.csv.
 """
 
 import functools

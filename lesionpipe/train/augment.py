@@ -20,9 +20,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from lesionpipe.anchors.grid import HALF_PIXEL
 from lesionpipe.core import boxes as box_math
 
-HALF_PIXEL = 0.5
 ELLIPSE_POINTS = 32
 
 
