@@ -7,7 +7,8 @@ from lesionpipe.core.errors import part_argument, run
 from lesionpipe.download.archives import OFFICIAL_TABLE
 from lesionpipe.download.http_client import RetryPolicy
 from lesionpipe.download.inventory import Inventory, inventory_path, write_inventory
-from lesionpipe.download.sources import take_folder, take_given, take_nih, take_phantom
+from lesionpipe.download.listing import list_folder
+from lesionpipe.download.sources import take_given, take_nih, take_phantom
 from lesionpipe.params import Params, load_params
 
 
@@ -26,7 +27,7 @@ def take_inventory(part: str, params: Params) -> Inventory:
         case "phantom":
             return take_phantom(part)
         case "folder":
-            return take_folder(part, dataset.path, dataset.parts)
+            return list_folder(dataset.path, part, dataset.parts)
         case "archives":
             return take_given(part, dataset.path, table)
         case "nih":

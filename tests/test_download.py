@@ -318,6 +318,14 @@ def test_a_fetched_archive_is_not_read_again(tmp_path, monkeypatch):
     verify(tmp_path / "a.zip", archive("http://x"))
 
 
+def test_a_whole_archive_is_taken_from_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    (tmp_path / "a.zip").write_bytes(CONTENT)
+    monkeypatch.setattr(transfer, "FileLock", lambda path: pytest.fail(f"wrote {path}"))
+    with serve(CONTENT) as server:
+        assert get(server, tmp_path / "a.zip") == len(CONTENT)
+        assert server.ranges == []
+
+
 def test_a_damaged_archive_stays_until_the_whole_one_has_come(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"half of it")
     with serve(CONTENT, "status 404") as server, pytest.raises(UserError, match="HTTP 404"):

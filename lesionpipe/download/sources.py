@@ -1,4 +1,4 @@
-"""From `dataset.source` to the inventory of a part: the phantom, NIH's archives, given archives, an extracted folder.
+"""From where archives lie to the inventory of a part: the phantom's archive, given archives, NIH's.
 
 The archives themselves (238 GB) are no output of DVC. They are verified once where they lie and may be deleted when
 their part has been preprocessed: their inventory is remembered.
@@ -15,7 +15,7 @@ from lesionpipe.core.progress import progress
 from lesionpipe.download.archives import Archive, archives_of
 from lesionpipe.download.http_client import RetryPolicy
 from lesionpipe.download.inventory import Inventory, inventory_path, read_inventory, recall, remember
-from lesionpipe.download.listing import list_archive, list_folder
+from lesionpipe.download.listing import list_archive
 from lesionpipe.download.places import archive_path, archives_folder
 from lesionpipe.download.queue import fetch_first
 from lesionpipe.download.verification import verify
@@ -33,11 +33,6 @@ def take_phantom(part: str) -> Inventory:
     if not path.is_file():
         raise UserError(f"{path}: no such archive; run `dvc repro phantom@{part}`")
     return list_archive(path, checksum(path))
-
-
-def take_folder(part: str, path: str, parts: Sequence[str]) -> Inventory:
-    """The inventory of a part's share of an extracted folder; see `list_folder`."""
-    return list_folder(path, part, parts)
 
 
 def take_given(part: str, path: str, table: str | Path) -> Inventory:

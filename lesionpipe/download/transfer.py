@@ -50,12 +50,18 @@ def fetch_archive(
         UserError: the server refuses, keeps failing, or sends wrong bytes twice; or the disk is full.
         Stopped: `stop` was set.
     """
+    if _fault_of(target, archive) is None:  # perhaps in a folder that can't be written to
+        on_bytes(archive.bytes)
+        return
     partial = target.with_name(target.name + ".partial")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):  # another process may be fetching ahead
-        if _is_archive(target, archive):
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        fault = _fault_of(target, archive)
+        if fault is None:  # another process has just fetched it
             on_bytes(archive.bytes)
             return
+        if target.exists():
+            print(f"{fault}; that is done now", file=sys.stderr)
         for _ in range(2):
             found = _receive(archive, partial, policy, on_bytes, stop)
             if found == archive.md5:
@@ -70,16 +76,13 @@ def fetch_archive(
     )
 
 
-def _is_archive(path: Path, archive: Archive) -> bool:
-    """Whether the archive lies there whole; another file of its name (damaged, or of another table) is reported."""
-    if not path.exists():
-        return False
+def _fault_of(path: Path, archive: Archive) -> str | None:
+    """What is wrong with the file at the archive's place, or None where the archive lies there whole."""
     try:
         verify(path, archive)
     except UserError as error:
-        print(f"{error}; that is done now", file=sys.stderr)
-        return False
-    return True
+        return str(error)
+    return None
 
 
 def _receive(archive: Archive, partial: Path, policy: RetryPolicy, on_bytes: OnBytes, stop: threading.Event) -> str:
