@@ -82,7 +82,7 @@ def size_plot(groups: pd.DataFrame, rate: float, published: pd.DataFrame) -> str
 
 
 def _legend_above(figure, published: pd.DataFrame) -> None:
-    """Outside the axes, where neither weak nor strong runs are covered; its title says when published data are others."""
+    """Outside the axes, where it covers no run; its title says when published numbers are of other data."""
     title = "grey: published on other data (DeepLesion's test split)" if OTHER_DATA in set(published["data"]) else None
     figure.legend(
         loc="outside upper center", ncols=2, frameon=False, fontsize=8, title=title, title_fontproperties={"size": 8}
