@@ -1,5 +1,5 @@
-"""The structure holds: order of the folders, no circles, short files, one name for one thing, and dvc.yaml lists the code
-and the parameters that can change a stage's result."""
+"""The structure holds: order of the folders, no circles, short files, one name for one thing, and dvc.yaml lists what
+can change a stage's result."""
 
 import ast
 import collections
