@@ -1,9 +1,6 @@
 """The phantom: official format, truth of its annotations, organs and neighbours, equal bytes, real statistics."""
 
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from dataclasses import asdict, replace
 
@@ -12,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ruamel.yaml import YAML
+from stage_runs import link_code, run_stage
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.true_masks import read_true_masks
@@ -283,13 +281,8 @@ def test_an_archive_of_something_else_is_no_archive_of_true_masks(tmp_path):
             read_true_masks(tmp_path / "other.zip")
 
 
-def run_stage(root, folder, *arguments):
-    command = [sys.executable, "-m", "stages.phantom", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
 def test_the_stage_leaves_the_part_and_an_empty_folder_for_another_source(root, tmp_path, folder):
+    link_code(root, tmp_path)
     yaml = YAML()
     params = yaml.load((root / "params.yaml").read_text())
     params["phantom"] = asdict(TINY)
@@ -297,17 +290,18 @@ def test_the_stage_leaves_the_part_and_an_empty_folder_for_another_source(root, 
     for source, expected in (("phantom", folder), ("nih", tmp_path / "nothing")):
         params["dataset"]["source"] = source
         yaml.dump(params, tmp_path / "params.yaml")
-        assert run_stage(root, tmp_path, "01").returncode == 0
+        assert run_stage(tmp_path, "phantom", "01").returncode == 0
         left = {file.name: file.read_bytes() for file in (tmp_path / "data" / "phantom" / "01").iterdir()}
         assert left == {file.name: file.read_bytes() for file in expected.glob("*")}
 
 
 def test_a_stage_without_a_part_says_how_it_is_called(root, tmp_path):
+    link_code(root, tmp_path)
     shutil.copy(root / "params.yaml", tmp_path)
-    done = run_stage(root, tmp_path)
+    done = run_stage(tmp_path, "phantom")
     assert done.returncode == 1
     assert done.stderr.startswith("error: usage: python -m stages.phantom NN") and done.stderr.count("\n") == 1
-    assert 'part "99" is not in dataset.parts' in run_stage(root, tmp_path, "99").stderr
+    assert "part '99' is not in dataset.parts" in run_stage(tmp_path, "phantom", "99").stderr
 
 
 # --- geometry -------------------------------------------------------------------------------------------------------
