@@ -3,7 +3,7 @@
 Ours and torchvision's share the backbone module, levels, channels, anchors per cell, input, precision, candidates and
 NMS threshold, and are timed in turn; with --compiled also the compiled networks of both, and the rows compiled. Times
 are the shortest of all rounds, since other load on a machine only adds. Ratios are to torchvision's (and its compiled).
-Fresh weights score every anchor above the floor, so post-processing sees its worst case in both.
+Fresh weights score every anchor above the score threshold, so post-processing sees its worst case in both.
 
     python benchmarks/detector.py --backbone vgg19 --size 256
 """
@@ -20,14 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import RetinaNet
 from torchvision_retinanet import torchvision_network
 
-from lesionpipe.anchors.grid import SIZES_PX, AnchorSet, anchors_for, level_numbers, paper_set, retinanet_set
+from lesionpipe.anchors.grid import SIZES_PX, AnchorSet, level_numbers, paper_set, retinanet_set
 from lesionpipe.core.devices import tune_for
-from lesionpipe.detectors.inference import for_inference
-from lesionpipe.detectors.retinanet.decode import decode
-from lesionpipe.detectors.retinanet.losses import build_targets, detection_losses
-from lesionpipe.detectors.retinanet.network import Network, build_network
-from lesionpipe.params import Detect, load_params
-from lesionpipe.params import Network as NetworkParams
+from lesionpipe.detect.inference import for_inference
+from lesionpipe.detectors.build import build_detector
+from lesionpipe.detectors.interface import DecodingSettings, Detector, Targets, single_process
+from lesionpipe.params import Detect, Network, load_params
 
 ROOT = Path(__file__).parents[1]
 ROWS = {  # levels, mask branch, attention, anchors, time in units of the first row (paper, Table 1)
@@ -50,7 +48,8 @@ class Setting:
     precision: str
     iterations: int
     compiled: bool
-    detect: Detect
+    decoding: DecodingSettings
+    recist_margin_px: float
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
@@ -67,28 +66,24 @@ class Setting:
         return network.to(self.device, memory_format=torch.channels_last)
 
 
-def our_network(params: NetworkParams, anchors: AnchorSet, setting: Setting) -> Network:
-    return setting.place(build_network(params, 3, anchors.per_cell))
+def our_detector(params: Network, anchors: AnchorSet, setting: Setting) -> Detector:
+    return setting.place(build_detector(params, 3, setting.size, anchors))
 
 
-def our_step(network: Network, anchors: AnchorSet, setting: Setting, compiled: bool) -> Callable[[], None]:
+def our_step(detector: Detector, setting: Setting, compiled: bool) -> Callable[[], None]:
     """One training step: forward, matching, losses, backward, Adam."""
-    network.train()
+    detector.train()
     if compiled:
-        network.compile()
+        detector.compile()
     images = setting.images(setting.batch)
-    places = torch.from_numpy(anchors_for(anchors, setting.size, setting.size)).to(setting.device)
-    boxes = [setting.boxes()] * setting.batch
-    masks = None
-    if network.segmentation is not None:
-        masks = torch.zeros(setting.batch, setting.size, setting.size, dtype=torch.uint8, device=setting.device)
-        masks[:, : setting.size // 8, : setting.size // 8] = 1
-    optimiser = torch.optim.Adam(network.parameters(), 1e-6, fused=True)
+    masks = torch.zeros(len(LESIONS), setting.size, setting.size, dtype=torch.uint8, device=setting.device)
+    masks[:, : setting.size // 8, : setting.size // 8] = 1
+    targets = Targets([setting.boxes()] * setting.batch, [masks] * setting.batch)
+    optimiser = torch.optim.Adam(detector.parameters(), 1e-6, fused=True)
 
     def step() -> None:
         with setting.autocast():
-            raw = network(images)
-        losses = detection_losses(raw, build_targets(places, boxes, masks, setting.size))
+            losses = detector.losses(images, targets, single_process)
         optimiser.zero_grad()
         sum(losses.values()).backward()
         optimiser.step()
@@ -113,19 +108,17 @@ def torchvision_step(network: RetinaNet, setting: Setting) -> Callable[[], None]
     return step
 
 
-def our_detection(network: Network, anchors: AnchorSet, setting: Setting, compiled: bool) -> Callable[[], None]:
+def our_detection(detector: Detector, setting: Setting, compiled: bool) -> Callable[[], None]:
     """Detection in one image, post-processing included."""
-    network = for_inference(network, setting.precision, setting.device)
+    detector = for_inference(detector, setting.precision, setting.device)
     if compiled:
-        network.compile()
+        detector.compile()
     image = setting.images(1)
-    places = torch.from_numpy(anchors_for(anchors, setting.size, setting.size)).to(setting.device)
-    margin = setting.detect.recist_margin_px * setting.size / 512
+    margin = setting.recist_margin_px * setting.size / 512
 
     @torch.inference_mode()
     def detect() -> None:
-        raw = network(image)
-        decode(raw, places, setting.detect, setting.size, margin)
+        detector.predict(image, setting.decoding, margin)
 
     return detect
 
@@ -175,14 +168,14 @@ def matmul_peak(setting: Setting, side: int) -> float:
     return 2 * side**3 / best
 
 
-def flops(network: Network, setting: Setting) -> int:
+def flops(detector: Detector, setting: Setting) -> int:
     """FLOPs of one image forward (a multiplication and an addition are two)."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network.eval()(setting.images(1))
+        detector.eval().predict(setting.images(1), setting.decoding)
     return counter.get_total_flops()
 
 
-def compare(params: NetworkParams, setting: Setting) -> None:
+def compare(params: Network, setting: Setting) -> None:
     """Ours and torchvision's, without what torchvision hasn't (mask branch, gates), on both pyramids."""
     for levels in ("P3-P7", "P2-P6"):
         own = params.model_copy(update={"levels": levels, "mask_branch": False, "attention": False})
@@ -190,16 +183,16 @@ def compare(params: NetworkParams, setting: Setting) -> None:
         peers, ours = {}, {}
         for compiled in (False, True)[: 1 + setting.compiled]:
             kind = ", compiled" if compiled else ""
-            peers[PEER + kind] = torchvision_network(own, anchors, setting.detect, setting.size, compiled)
+            peers[PEER + kind] = torchvision_network(own, anchors, setting.decoding, setting.size, compiled)
             for width in dict.fromkeys((own.head_channels, own.channels)):  # as set, and as wide as the peer's
                 chosen = own.model_copy(update={"head_channels": width})
-                ours[f"ours, heads of {width}{kind}"] = our_network(chosen, anchors, setting), compiled
+                ours[f"ours, heads of {width}{kind}"] = our_detector(chosen, anchors, setting), compiled
         peers = {name: setting.place(network) for name, network in peers.items()}
         steps = {name: torchvision_step(network, setting) for name, network in peers.items()}
-        steps |= {name: our_step(network, anchors, setting, compiled) for name, (network, compiled) in ours.items()}
+        steps |= {name: our_step(detector, setting, compiled) for name, (detector, compiled) in ours.items()}
         training = times(steps, setting)
         detections = {name: torchvision_detection(network, setting) for name, network in peers.items()}
-        detections |= {name: our_detection(network, anchors, setting, way) for name, (network, way) in ours.items()}
+        detections |= {name: our_detection(detector, setting, compiled) for name, (detector, compiled) in ours.items()}
         use = times(detections, setting)
         for label, result, images in (("training step", training, setting.batch), ("detection", use, 1)):
             for name, seconds in result.items():
@@ -207,31 +200,41 @@ def compare(params: NetworkParams, setting: Setting) -> None:
                 print(f"{levels}  {label:14} {name:28} {spent:9.2f} ms/image   ratio {ratios}", flush=True)
 
 
-def rows(params: NetworkParams, setting: Setting, peak: float, training: bool) -> None:
+def rows(params: Network, setting: Setting, peak: float, training: bool) -> None:
     """The paper's four rows: parameters, FLOPs, time per image in relation to the first row, share of the peak."""
-    networks, steps, detections, counts = {}, {}, {}, {}
+    detectors, detections, counts = {}, {}, {}
     for name, (levels, mask_branch, attention, anchors_of, _) in ROWS.items():
         changes = {"levels": levels, "mask_branch": mask_branch, "attention": attention}
         own = params.model_copy(update=changes)
         anchors = anchors_of(level_numbers(own.levels), SIZES_PX).scaled(setting.size / 512)
-        network = our_network(own, anchors, setting)
-        networks[name] = sum(p.numel() for p in network.parameters()) / 1e6
-        counts[name] = flops(network, setting)
-        detections[name] = our_detection(network, anchors, setting, setting.compiled)
-        steps[name] = (network, anchors)
+        detectors[name] = our_detector(own, anchors, setting)
+        counts[name] = flops(detectors[name], setting)
+        detections[name] = our_detection(detectors[name], setting, setting.compiled)
     use = times(detections, setting)
-    jobs = {name: our_step(*pair, setting, setting.compiled) for name, pair in steps.items()} if training else {}
-    step_times = times(jobs, setting)
+    trained = detectors if training else {}
+    step_times = times({name: our_step(one, setting, setting.compiled) for name, one in trained.items()}, setting)
     first = next(iter(ROWS))
     print("row                     parameters  GFLOP  detection   ratio (paper)  of peak   training   ratio  of peak")
     for name, (*_, paper) in ROWS.items():
-        line = f"{name:23} {networks[name]:8.2f} M {counts[name] / 1e9:6.1f} {1000 * use[name]:7.1f} ms "
+        parameters = sum(p.numel() for p in detectors[name].parameters()) / 1e6
+        line = f"{name:23} {parameters:8.2f} M {counts[name] / 1e9:6.1f} {1000 * use[name]:7.1f} ms "
         line += f"{use[name] / use[first]:7.2f}  ({paper:.2f}) {100 * counts[name] / use[name] / peak:7.1f} %"
         if training:
             seconds = step_times[name] / setting.batch
             line += f" {1000 * seconds:7.1f} ms {step_times[name] / step_times[first]:6.2f}"
             line += f" {100 * 3 * counts[name] / seconds / peak:7.1f} %"  # backward costs twice the forward
         print(line, flush=True)
+
+
+def decoding_of(detect: Detect) -> DecodingSettings:
+    return DecodingSettings(
+        score_threshold=detect.score_threshold,
+        topk_candidates=detect.topk_candidates,
+        nms_iou=detect.nms_iou,
+        detections_per_image=detect.detections_per_image,
+        calibrate=detect.calibrate,
+        mask_threshold=detect.mask_threshold,
+    )
 
 
 def main(
@@ -258,7 +261,8 @@ def main(
     params = load_params(ROOT / "params.yaml")
     heads = {"head_depth": head_depth, "head_channels": head_channels}
     network = params.network.model_copy(update={"backbone": backbone, "weights": None, "channels": channels, **heads})
-    setting = Setting(size, batch, device, precision, iterations, compiled, params.detect)
+    decoding, margin = decoding_of(params.detect), params.detect.recist_margin_px
+    setting = Setting(size, batch, device, precision, iterations, compiled, decoding, margin)
     peak = matmul_peak(setting, peak_side)
     print(f"{backbone}, {size} px, batch {batch}, {device}, {precision}; matrix product {peak / 1e12:.2f} TFLOP/s")
     if peer and head_depth == 4:  # torchvision's head has four convolutions

@@ -10,11 +10,12 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from lesionpipe.anchors.grid import AnchorSet, level_numbers
 from lesionpipe.detectors.backbones import build_backbone
-from lesionpipe.params import Detect, Network
+from lesionpipe.detectors.interface import DecodingSettings
+from lesionpipe.params import Network
 
 
 class TorchvisionBackbone(nn.Module):
-    """Our backbone under torchvision's pyramid, with P6 (and P7) as ours has them."""
+    """Our backbone under torchvision's pyramid, with P6 (and P7) as in ours."""
 
     def __init__(self, params: Network) -> None:
         super().__init__()
@@ -46,9 +47,9 @@ class CoarseLevels(ExtraFPNBlock):
 
 
 def torchvision_network(
-    params: Network, anchors: AnchorSet, detect: Detect, size: int, compiled: bool = False
+    params: Network, anchors: AnchorSet, decoding: DecodingSettings, size: int, compiled: bool = False
 ) -> RetinaNet:
-    """Torchvision's RetinaNet of the same make; its resizing, which ours leaves to the data stages, is switched off.
+    """torchvision's RetinaNet of the same parts; its resizing, which ours leaves to the data stages, is switched off.
 
     `compiled`: backbone, pyramid and heads; the rest has shapes that depend on the data.
     """
@@ -57,10 +58,10 @@ def torchvision_network(
         TorchvisionBackbone(params),
         num_classes=1,
         anchor_generator=AnchorGenerator(sizes, (anchors.ratios,) * len(sizes)),
-        score_thresh=detect.score_threshold,
-        nms_thresh=detect.nms_iou,
-        detections_per_img=detect.detections_per_image,
-        topk_candidates=detect.topk_candidates,
+        score_thresh=decoding.score_threshold,
+        nms_thresh=decoding.nms_iou,
+        detections_per_img=decoding.detections_per_image,
+        topk_candidates=decoding.topk_candidates,
         min_size=size,
         max_size=size,
         _skip_resize=True,
