@@ -1,4 +1,4 @@
-"""How fast the detector is: beside torchvision's RetinaNet, row by row of the paper, and against the machine's peak.
+"""How fast the detector is: compared with torchvision's RetinaNet, row by row of the paper, and with the peak.
 
 Ours and torchvision's share the backbone module, levels, channels, anchors per cell, input, precision, candidates and
 NMS threshold, and are timed in turn; with --compiled also the compiled networks of both, and the rows compiled. Times

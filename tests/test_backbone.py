@@ -81,7 +81,7 @@ def test_small_weights_come_back_from_a_file(name, save, tmp_path):
 
 
 @pytest.mark.parametrize("slices", [1, 3, 5, 9])
-def test_a_stack_of_equal_slices_is_answered_as_a_grey_picture_was(slices):
+def test_a_stack_of_equal_slices_gives_the_response_of_a_grey_picture(slices):
     weight = torch.randn(4, 3, 3, 3)
     picture = torch.randn(1, 1, 8, 8)
     expected = nn.functional.conv2d(picture.repeat(1, 3, 1, 1), weight)

@@ -89,7 +89,7 @@ def test_other_weights_give_other_bytes(detector, tmp_path):
     assert (tmp_path / "a.safetensors").read_bytes() != (tmp_path / "b.safetensors").read_bytes()
 
 
-def test_a_full_disk_is_told_in_one_line_and_costs_nothing(detector, small_disk):
+def test_a_full_disk_is_reported_in_one_line_and_costs_nothing(detector, small_disk):
     (small_disk / "model.safetensors").write_bytes(b"before")
     with pytest.raises(OSError, match=r"model\.safetensors") as caught:
         save_model(small_disk / "model.safetensors", detector, ANCHORS, values())

@@ -1,1 +1,1 @@
-"""Slices -> boxes with scores, for validation, the stage `detect` and new scans."""
+"""Slices -> boxes with scores, for the stage `detect` and for new scans; works with any family of detectors."""

@@ -5,7 +5,7 @@ by the margin and a quarter of its side. Their tight box, widened by the margin 
 the RECIST end points, masks don't), is compared with the box itself. A mask that goes on beyond the box so lowers the
 IoU, a neighbouring lesion's mask outside the window doesn't count, and without mask pixels the IoU is 0 and p stays.
 
-The tight box is found for all boxes of a batch at once, by bisection in the mask's integral image.
+The tight boxes of a whole batch are found at once, by bisection in the integral image of the mask.
 """
 
 from collections.abc import Callable
