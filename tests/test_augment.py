@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_set import toy_params
 
-from lesionpipe.params import Params
 from lesionpipe.train.augment import (
+    AugmentationRanges,
     compose,
     ellipse_points,
     keep_inside,
@@ -24,7 +23,8 @@ BOX = np.array([35, 35, 65, 65], float)  # the square and 5 px
 
 
 def ranges(**changes):
-    return Params.model_validate(toy_params(train=changes)).train
+    """The paper's, with changes."""
+    return AugmentationRanges(flip=0.5, rotation_rad=0.1, shear_rad=0.1, scale=0.1, translation=0.1)._replace(**changes)
 
 
 def test_half_a_right_angle_turns_a_square_on_its_corner():
@@ -34,7 +34,7 @@ def test_half_a_right_angle_turns_a_square_on_its_corner():
     assert half < 15 * np.sqrt(2)  # the corners of the turned box would reach that far
 
 
-def test_a_quarter_turn_hands_margins_round():
+def test_a_quarter_turn_moves_each_margin_to_the_next_side():
     box = np.array([38, 37, 63, 64], float)  # margins: left 2, top 3, right 3, bottom 4
     turned = transform_box(box, SQUARE, compose(SIDE, rotation=np.pi / 2))  # (x, y) -> (-y, x) about the centre
     np.testing.assert_allclose(turned, [36, 38, 63, 63])

@@ -6,36 +6,39 @@ import pytest
 import torch
 from toy_set import SIDE, write_toy_set
 
-from lesionpipe.core.devices import Machine
+from lesionpipe.core.devices import Hardware
 from lesionpipe.data.masks import MaskStore
 from lesionpipe.data.samples import collate, loader
+from lesionpipe.data.schema import RECIST
 from lesionpipe.data.slices import SliceStore
-from lesionpipe.train.dataset import EpochSampler, LesionDataset, labels_of
+from lesionpipe.train.augment import AugmentationRanges
+from lesionpipe.train.dataset import EpochSampler, LesionDataset, lesions_of_slices
 
-STILL = {"flip": 0.0, "rotation_rad": 0.0, "shear_rad": 0.0, "scale": 0.0, "translation": 0.0}
-RECIST = [f"recist_{c}{i}_original_px" for i in (1, 2, 3, 4) for c in ("x", "y")]
+STILL = AugmentationRanges(flip=0.0, rotation_rad=0.0, shear_rad=0.0, scale=0.0, translation=0.0)
+PAPER = AugmentationRanges(flip=0.5, rotation_rad=0.1, shear_rad=0.1, scale=0.1, translation=0.1)
 
 
-def dataset(folder, with_mask=True, lesions=None, **train):
-    params = write_toy_set(folder, train=train)
-    shards = SliceStore.open(folder / "data/slices", ["01"]).select(["train"])
+def dataset(folder, with_masks=True, lesions=None, ranges=PAPER, seed=0):
+    write_toy_set(folder)
+    slices = SliceStore.open(folder / "data/slices", ["01"]).select(["train"])
     table = pd.read_csv(folder / "data/lesions.csv", dtype={"part": str}) if lesions is None else lesions
     masks = MaskStore.open(folder / "data/masks", ["01"])
-    return LesionDataset(shards, table, masks, params.train, params.preprocess.hu[0], with_mask)
+    return LesionDataset(slices, table, masks, ranges, seed, air=-1024, with_masks=with_masks)
 
 
 def test_a_plain_sample_is_as_stored(tmp_path):
     data = dataset(tmp_path)
     sample = data[3]
     assert sample.key == "000004_01_01_010.png" and len(data) == 12
-    np.testing.assert_array_equal(sample.hu, data.shards.slices(3))
+    np.testing.assert_array_equal(sample.hu, data.slices.slices(3))
     assert sample.boxes.dtype == np.float32 and sample.boxes.shape == (1, 4)
-    y, x = np.nonzero(sample.mask)
+    assert sample.masks.dtype == np.uint8 and sample.masks.shape == (1, SIDE, SIDE)
+    y, x = np.nonzero(sample.masks[0])
     np.testing.assert_array_equal(sample.boxes[0], [x.min() - 5, y.min() - 5, x.max() + 5, y.max() + 5])
 
 
 def test_augmentation_without_any_range_changes_nothing(tmp_path):
-    data = dataset(tmp_path, **STILL)
+    data = dataset(tmp_path, ranges=STILL)
     for plain, moved in ((data[i], data[2, i]) for i in range(4)):
         for a, b in zip(plain, moved, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -55,25 +58,51 @@ def test_box_follows_its_mask_with_the_margin(tmp_path):
     data = dataset(tmp_path)
     for index in range(12):
         sample = data[0, index]
-        y, x = np.nonzero(sample.mask)
-        if len(sample.boxes) and x.min() > 0 and y.min() > 0 and x.max() < SIDE - 1 and y.max() < SIDE - 1:
+        if len(sample.boxes) == 0:
+            continue
+        y, x = np.nonzero(sample.masks[0])
+        if x.min() > 0 and y.min() > 0 and x.max() < SIDE - 1 and y.max() < SIDE - 1:
             reach = np.array([x.min(), y.min(), x.max(), y.max()]) - sample.boxes[0]
             np.testing.assert_allclose(np.clip(reach, -6, 6), [5, 5, -5, -5], atol=2)
 
 
-@pytest.mark.parametrize("with_mask", [True, False])
-def test_a_lesion_without_recist_points_takes_the_outline_of_its_mask(tmp_path, with_mask):
-    full = dataset(tmp_path, flip=1.0, with_mask=with_mask)
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_a_lesion_without_recist_points_takes_the_outline_of_its_mask(tmp_path, with_masks):
+    full = dataset(tmp_path, ranges=PAPER._replace(flip=1.0), with_masks=with_masks)
     table = pd.read_csv(tmp_path / "data/lesions.csv", dtype={"part": str})
-    bare = dataset(tmp_path, flip=1.0, with_mask=with_mask, lesions=table.assign(**dict.fromkeys(RECIST, np.nan)))
+    bare = dataset(
+        tmp_path,
+        ranges=PAPER._replace(flip=1.0),
+        with_masks=with_masks,
+        lesions=table.assign(**dict.fromkeys(RECIST, np.nan)),
+    )
     for index in range(4):  # a disc: its four ends and its outline say nearly the same
         np.testing.assert_allclose(bare[0, index].boxes, full[0, index].boxes, atol=0.6)
+
+
+def test_each_lesion_has_its_own_mask_in_the_order_of_the_boxes(tmp_path):
+    table = (dataset(tmp_path), pd.read_csv(tmp_path / "data/lesions.csv", dtype={"part": str}))[1]
+    first, second = table.iloc[[4]], table.iloc[[4]].assign(lesion=99)
+    data = dataset(tmp_path, lesions=pd.concat([second, first]))  # lesion 99 has no mask in the store
+    for sample in (data[4], dataset(tmp_path, lesions=pd.concat([second, first]), ranges=STILL)[0, 4]):
+        assert sample.masks.shape == (2, SIDE, SIDE) and not sample.masks[0].any()
+        y, x = np.nonzero(sample.masks[1])
+        np.testing.assert_array_equal(sample.boxes[1], [x.min() - 5, y.min() - 5, x.max() + 5, y.max() + 5])
+    batch = collate([data[3], data[4]])
+    assert batch.counts == [0, 2] and batch.masks.shape == (2, SIDE, SIDE) and batch.masks.dtype == torch.uint8
+
+
+def test_a_lesion_whose_centre_leaves_the_image_is_dropped_with_its_mask(tmp_path):
+    data = dataset(tmp_path, ranges=STILL._replace(translation=1.0))
+    samples = [data[epoch, index] for epoch in range(3) for index in range(12)]
+    counts = {len(sample.boxes) for sample in samples}
+    assert counts == {0, 1} and all(len(sample.masks) == len(sample.boxes) for sample in samples)
 
 
 def test_slices_without_lesions_and_with_two(tmp_path):
     table = (dataset(tmp_path), pd.read_csv(tmp_path / "data/lesions.csv", dtype={"part": str}))[1]
     second = table.iloc[[4]].assign(lesion=99, file_name=table["file_name"][5])
-    data = dataset(tmp_path, lesions=pd.concat([table.drop(index=4), second]), with_mask=False)
+    data = dataset(tmp_path, lesions=pd.concat([table.drop(index=4), second]), with_masks=False)
     assert [len(data[i].boxes) for i in (3, 4, 5)] == [1, 0, 2]
     assert data[0, 4].boxes.shape == (0, 4)
     batch = collate([data[i] for i in (3, 4, 5)])
@@ -81,7 +110,7 @@ def test_slices_without_lesions_and_with_two(tmp_path):
     assert batch.hu.shape == (3, 3, SIDE, SIDE) and batch.hu.dtype == torch.int16
 
 
-def test_labels_are_scaled_to_the_stored_slice():
+def test_lesions_are_scaled_to_the_stored_slice():
     index = pd.DataFrame({"file_name": ["a.png", "b.png"], "scale_x": [0.5, 1.0], "scale_y": [0.25, 1.0]})
     row = {
         "lesion": 7,
@@ -91,7 +120,7 @@ def test_labels_are_scaled_to_the_stored_slice():
         "x2_original_px": 29.5,
         "y2_original_px": 39.5,
     } | dict.fromkeys(RECIST, 19.5)
-    first, none = labels_of(index, pd.DataFrame([row]))
+    first, none = lesions_of_slices(index, pd.DataFrame([row]))
     np.testing.assert_array_equal(first.boxes, [[4.5, 4.5, 14.5, 9.5]])  # (x + 0.5) scale - 0.5
     np.testing.assert_array_equal(first.recist[0, 0], [9.5, 4.5])
     assert none.boxes.shape == (0, 4) and none.recist.shape == (0, 4, 2)
@@ -102,7 +131,7 @@ def test_an_epoch_shows_whole_batches_of_different_samples():
     epoch = list(sampler)
     assert len(epoch) == len(sampler) == 8
     assert len({index for _, index in epoch}) == 8 and {e for e, _ in epoch} == {0}
-    sampler.set_epoch(1)
+    sampler.epoch = 1
     assert {e for e, _ in sampler} == {1} and [i for _, i in sampler] != [i for _, i in epoch]
 
 
@@ -113,12 +142,12 @@ def test_processes_share_out_the_batches_of_one():
         assert [item for share in shares for item in share[2 * k : 2 * k + 2]] == one[6 * k : 6 * k + 6]
 
 
-def test_a_resumed_sampler_goes_on_with_the_next_epoch():
-    undisturbed, resumed = EpochSampler(9, 3, seed=0), EpochSampler(9, 3, seed=0, first_epoch=2)
-    undisturbed.set_epoch(3)
-    resumed.set_epoch(1)  # Lightning counts from the resume
+def test_the_order_of_an_epoch_does_not_depend_on_those_before():
+    undisturbed, resumed = EpochSampler(9, 3, seed=0), EpochSampler(9, 3, seed=0)
+    list(undisturbed)
+    undisturbed.epoch = resumed.epoch = 3
     assert list(undisturbed) == list(resumed)
-    assert {epoch for epoch, _ in EpochSampler(9, 3, seed=0, first_epoch=2)} == {2}
+    assert {epoch for epoch, _ in resumed} == {3}
 
 
 def test_a_set_smaller_than_a_batch_is_repeated():
@@ -127,7 +156,7 @@ def test_a_set_smaller_than_a_batch_is_repeated():
 
 def test_the_number_of_loader_processes_changes_nothing(tmp_path):
     data = dataset(tmp_path)
-    batches = [list(loader(data, 4, EpochSampler(12, 4, seed=0), Machine("cpu", 1, 1, n))) for n in (0, 2)]
+    batches = [list(loader(data, 4, EpochSampler(12, 4, seed=0), Hardware("cpu", 1, 1, n))) for n in (0, 2)]
     for a, b in zip(*batches, strict=True):
         assert a.keys == b.keys
         for x, y in zip(a[1:], b[1:], strict=True):

@@ -3,6 +3,10 @@
 Slices travel to the device as int16 HU, half the bytes of float32, and are normalised there (paper, sec. 3.1).
 """
 
+import functools
+import os
+import threading
+import time
 from multiprocessing import get_all_start_methods
 from typing import NamedTuple
 
@@ -16,6 +20,7 @@ from lesionpipe.core.devices import Hardware
 from lesionpipe.data.geometry import normalise
 
 PREFETCH = 4  # batches each loader process keeps ready
+WATCH_S = 2  # between looks whether the parent is alive
 
 
 class Sample(NamedTuple):
@@ -57,7 +62,7 @@ def loader(dataset: Dataset, batch: int, sampler: Sampler | None, hardware: Hard
         sampler=sampler,
         collate_fn=collate,
         num_workers=hardware.workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=functools.partial(_start_worker, os.getpid()),
         pin_memory=hardware.device == "cuda",
         persistent_workers=hardware.workers > 0,
         multiprocessing_context=_start_method(hardware),
@@ -71,8 +76,24 @@ def _start_method(hardware: Hardware) -> str | None:
     return None if alone or "forkserver" not in get_all_start_methods() else "forkserver"
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(parent: int, worker: int) -> None:
+    """One thread for OpenCV; and one that ends this process after its parent.
+
+    torch watches the process that forked this one. A fork server ends only after its last loader process: if the
+    parent is killed, both would wait for each other for ever.
+    """
     cv2.setNumThreads(0)
+    if os.name == "posix":
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while True:
+        time.sleep(WATCH_S)
+        try:
+            os.kill(parent, 0)
+        except OSError:
+            os._exit(1)
 
 
 def prepare(hu: Tensor, hu_range: tuple[int, int], channels_last: bool) -> Tensor:

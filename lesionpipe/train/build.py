@@ -7,15 +7,15 @@ from typing import Literal
 
 import torch
 
-from lesionpipe.anchors.grid import AnchorSet
+from lesionpipe.anchors.grid import read_anchors
 from lesionpipe.core.devices import choose_hardware
 from lesionpipe.core.errors import UserError
-from lesionpipe.core.files import read_json
 from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
 from lesionpipe.data.schema import counted_lesions, read_lesions
 from lesionpipe.data.slice_writer import SLICES_FOLDER
 from lesionpipe.data.slices import SliceStore
 from lesionpipe.detectors.build import build_detector
+from lesionpipe.detectors.weights import weights_file
 from lesionpipe.params.network import Network
 from lesionpipe.params.preprocess import Preprocess
 from lesionpipe.params.runtime import Runtime
@@ -78,23 +78,8 @@ def input_files(parts: Sequence[str], weights: str | None) -> list[Path]:
     """All files that shape a training; `weights` is the parameter `network.weights`."""
     slices = [Path(SLICES_FOLDER, f"{part}{suffix}") for part in parts for suffix in (".npy", ".csv")]
     masks = [Path(MASKS_FOLDER, f"{part}.npz") for part in parts]
-    own_weights = [Path(weights)] if weights not in (None, "imagenet") else []
-    return [LESIONS_FILE, ANCHORS_FILE, *slices, *masks, *own_weights]
-
-
-def read_anchors(path: Path) -> AnchorSet:
-    """The anchor set of the stage `anchors`.
-
-    Raises:
-        UserError: the file is missing, or isn't one.
-    """
-    if not path.exists():
-        raise UserError(f"{path}: no such file; run `dvc repro anchors`")
-    try:
-        return AnchorSet.from_dict(read_json(path))
-    except (UserError, ArithmeticError, TypeError, ValueError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise UserError(f"{path}: {reason}; run `dvc repro -f anchors`") from None
+    own_weights = weights_file(weights)
+    return [LESIONS_FILE, ANCHORS_FILE, *slices, *masks, *([own_weights] if own_weights else [])]
 
 
 def _settings(train: Train, preprocess: Preprocess) -> TrainingSettings:

@@ -7,7 +7,6 @@ folder, so that all of them run the code of one checkout. Under `torchrun` the p
 import contextlib
 import functools
 import logging
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,8 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from lesionpipe.core.devices import Hardware
+from lesionpipe.core.errors import UserError
 from lesionpipe.train.state import state_lock
-
-FIRST_REPORTS_S = 10  # how long the others wait for the first process to report an error and to end them
 
 
 @contextlib.contextmanager
@@ -28,7 +26,8 @@ def training_processes(hardware: Hardware, state_folder: Path) -> Iterator[Fabri
     """Fabric with all its processes running; the first of them holds the lock of the run's state.
 
     Raises:
-        UserError: processes of a launcher such as torchrun find the lock held, where none of them can wait for it.
+        UserError: another process has ended; or processes of a launcher such as torchrun find the lock held, where
+            none of them can wait for it.
     """
     _quieten_lightning()
     fabric = Fabric(
@@ -37,27 +36,41 @@ def training_processes(hardware: Hardware, state_folder: Path) -> Iterator[Fabri
         num_nodes=hardware.nodes,
         strategy="ddp" if hardware.processes > 1 else "auto",
     )
-    launched = getattr(fabric.strategy, "cluster_environment", None)
-    launched = launched is not None and launched.creates_processes_externally
-    first = fabric.is_global_zero
-    with state_lock(state_folder, wait=not launched) if first else contextlib.nullcontext():
+    environment = getattr(fabric.strategy, "cluster_environment", None)
+    may_wait = environment is None or not environment.creates_processes_externally
+    with state_lock(state_folder, may_wait) if fabric.is_global_zero else contextlib.nullcontext():
         try:
             fabric.launch()
             yield fabric
         except BaseException as error:
-            for process in getattr(
-                fabric.strategy.launcher, "procs", []
-            ):  # those that Fabric started wait for this one
-                process.kill()
-            if isinstance(error, KeyboardInterrupt) and not first:
-                raise SystemExit(130) from None  # Ctrl-C reaches all processes; the first reports it
+            if fabric.is_global_zero:
+                _end_others(fabric, hardware)
+            _leave_report_to_cause(fabric, error)
             raise
 
 
+def _end_others(fabric: Fabric, hardware: Hardware) -> None:
+    """End the processes that Fabric started where they don't notice by themselves that this one ends (NCCL)."""
+    if hardware.device == "cuda":
+        for process in getattr(fabric.strategy.launcher, "procs", []):
+            process.kill()
+
+
+def _leave_report_to_cause(fabric: Fabric, error: BaseException) -> None:
+    """Of an error that reaches all processes, one of them reports."""
+    lost = isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    if lost and fabric.is_global_zero:
+        raise UserError("training: another process has ended; see above, or it was killed for want of memory") from None
+    if lost:
+        raise SystemExit(1) from None
+    if isinstance(error, KeyboardInterrupt) and not fabric.is_global_zero:
+        raise SystemExit(130) from None
+
+
 def leave_report_to_first(fabric: Fabric) -> None:
-    """End this process quietly, unless it is the first, which reports the error that all know and ends the others."""
+    """End this process quietly, unless it is the first, which reports the error that all know."""
     if not fabric.is_global_zero:
-        time.sleep(FIRST_REPORTS_S)
+        fabric.barrier()  # fails when the first has ended
         raise SystemExit(1)
 
 
@@ -88,5 +101,6 @@ def copy_buffers_of_first(network: nn.Module) -> None:
 @functools.cache
 def _quieten_lightning() -> None:
     """Keep Lightning's banners and hints about loaders out of the log; errors still come through."""
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    for name in ("lightning.fabric", "lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")

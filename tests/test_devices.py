@@ -1,4 +1,4 @@
-"""Where a training runs: what the parameters and a launcher say, and the memory that a CPU keeps."""
+"""Where a training runs: what the parameters and a launcher say; memory on a CPU; compilers."""
 
 import ctypes
 import re
@@ -7,12 +7,10 @@ import sys
 
 import pytest
 import torch
-from toy_set import toy_params
 
-from lesionpipe.core import devices as machine
-from lesionpipe.core.devices import compile_network, compilers, machine_of
+from lesionpipe.core import devices
+from lesionpipe.core.devices import Hardware, choose_hardware, compile_network, compilers
 from lesionpipe.core.errors import UserError
-from lesionpipe.params import Params
 
 FAULTS = """
 import resource, torch
@@ -28,8 +26,9 @@ print(faults(20))
 """
 
 
-def runtime_of(**changes):
-    return Params.model_validate(toy_params(runtime={"workers": 0, "device": "cpu"} | changes)).runtime
+def hardware_of(number: int = 1, nodes: int = 1, device: str = "cpu") -> Hardware:
+    """With `number` devices on each node and workers by default."""
+    return choose_hardware(device, number, nodes, workers=0)
 
 
 def launched(monkeypatch, **variables: str) -> None:
@@ -41,55 +40,53 @@ def launched(monkeypatch, **variables: str) -> None:
 
 
 def test_loader_processes_on_a_cpu_leave_the_cores_to_the_network():
-    assert machine_of(runtime_of()).workers == 1
+    assert hardware_of().workers == 1
 
 
 def test_loader_processes_of_a_gpu_share_the_cores_that_this_process_may_use(monkeypatch):
-    monkeypatch.setattr(machine, "cores", lambda: 12)
+    monkeypatch.setattr(devices, "cores", lambda: 12)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert machine_of(runtime_of(device="cuda", devices=2)).workers == 5
+    assert hardware_of(2, device="cuda").workers == 5
 
 
 @pytest.mark.parametrize(
     ("asked", "variables"),
     [
-        ({"devices": 1}, {}),
-        ({"devices": 2}, {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}),
-        ({"devices": 2, "nodes": 3}, {"WORLD_SIZE": "6", "LOCAL_RANK": "0"}),
-        ({"devices": 2}, {"WORLD_SIZE": "1"}),  # a scheduler's one process, which starts the other
-        ({"devices": 2}, {"WORLD_SIZE": ""}),
+        ((1, 1), {}),
+        ((2, 1), {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}),
+        ((2, 3), {"WORLD_SIZE": "6", "LOCAL_RANK": "0"}),
+        ((2, 1), {"WORLD_SIZE": "1"}),  # a scheduler's one process, which starts the other
+        ((2, 1), {"WORLD_SIZE": ""}),
     ],
 )
 def test_as_many_processes_as_a_launcher_started(monkeypatch, asked, variables):
     launched(monkeypatch, **variables)
-    runtime = runtime_of(**asked)
-    assert machine_of(runtime).processes == runtime.devices * runtime.nodes
+    assert hardware_of(*asked).processes == asked[0] * asked[1]
 
 
 @pytest.mark.parametrize(
     ("asked", "variables"),
     [
-        ({"devices": 1}, {"WORLD_SIZE": "2", "LOCAL_RANK": "0"}),
-        ({"devices": 1}, {"WORLD_SIZE": "4"}),
-        ({"devices": 2, "nodes": 2}, {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}),
-        ({"devices": 2}, {"WORLD_SIZE": "1", "LOCAL_RANK": "0"}),
+        ((1, 1), {"WORLD_SIZE": "2", "LOCAL_RANK": "0"}),
+        ((1, 1), {"WORLD_SIZE": "4"}),
+        ((2, 2), {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}),
+        ((2, 1), {"WORLD_SIZE": "1", "LOCAL_RANK": "0"}),
     ],
 )
 def test_another_number_of_processes_than_a_launcher_started_is_refused(monkeypatch, asked, variables):
     launched(monkeypatch, **variables)
-    devices, nodes = asked["devices"], asked.get("nodes", 1)
-    words = rf"runtime\.devices = {devices}, runtime\.nodes = {nodes}: .* {variables['WORLD_SIZE']} were started"
+    words = rf"runtime\.devices = {asked[0]}, runtime\.nodes = {asked[1]}: .* {variables['WORLD_SIZE']} were started"
     with pytest.raises(UserError, match=words):
-        machine_of(runtime_of(**asked))
+        hardware_of(*asked)
 
 
 @pytest.mark.skipif(
     sys.platform == "win32" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt"
 )
 def test_memory_freed_on_a_cpu_is_taken_again_without_new_pages():
-    told = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    assert int(told.stdout) < 2 * 16384  # pages of twenty times 64 MB, of which at most one may lie elsewhere
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2 * 16384  # pages of twenty times 64 MB, of which at most one may lie elsewhere
 
 
 @pytest.mark.parametrize(("device", "variable", "language"), [("cpu", "CXX", "C++"), ("cuda", "CC", "C")])

@@ -1,0 +1,62 @@
+"""Runs the stage `train` for tests: in this process, or as DVC does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from toy_set import ROOT, write_toy_set
+
+from lesionpipe.core.scratch import VARIABLE
+from lesionpipe.params import Params
+from lesionpipe.train.build import build_training
+from lesionpipe.train.history import History
+from lesionpipe.train.loop import Training, train_detector
+from lesionpipe.train.processes import training_processes
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def training_of(params: Params) -> Training:
+    """What the stage would train."""
+    return build_training(
+        params.dataset.parts, params.lesions.noisy, params.preprocess, params.network, params.train, params.runtime
+    )
+
+
+def train(folder: Path, monkeypatch, **changes) -> tuple[Training, History]:
+    """Train on the toy set in this process."""
+    params = write_toy_set(folder, **changes)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    training = training_of(params)
+    with training_processes(training.hardware, training.state_folder) as fabric:
+        return training, train_detector(fabric, training)
+
+
+def start_stage(folder: Path, log: Path, **variables: str) -> subprocess.Popen:
+    """Start the stage in a folder, with its own process group; both its streams go to `log`."""
+    with log.open("w") as handle:
+        return subprocess.Popen(
+            [sys.executable, "-u", "-m", "stages.train"],
+            cwd=folder,
+            env=ENVIRONMENT | variables,
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def wait_for(log: Path, text: str, process: subprocess.Popen) -> None:
+    """Until the log holds `text`."""
+    deadline = time.monotonic() + 90
+    while text not in log.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+
+
+def send_to_group(process: subprocess.Popen, number: signal.Signals) -> None:
+    """As a terminal does on Ctrl-C, which all processes of a command hear."""
+    os.killpg(process.pid, number)
