@@ -9,24 +9,8 @@ from lesionpipe.params import Params
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lesionpipe"
 DATA_FILES = (".tsv", ".csv", ".json", ".html", ".css", ".js")
-# Code that changes no result: messages and checks, progress, how work is spread and files are moved, types, transfers
-# and resuming. A folder stands for all below it.
-NEUTRAL = (
-    "lesionpipe/core/errors.py",
-    "lesionpipe/core/files.py",
-    "lesionpipe/core/hashing.py",
-    "lesionpipe/core/parallel.py",
-    "lesionpipe/core/progress.py",
-    "lesionpipe/core/scratch.py",
-    "lesionpipe/core/table_checks.py",
-    "lesionpipe/params/",
-    "lesionpipe/download/http_client.py",
-    "lesionpipe/download/places.py",
-    "lesionpipe/download/queue.py",
-    "lesionpipe/download/transfer.py",
-    "lesionpipe/download/verification.py",
-    "lesionpipe/train/state.py",
-)
+# Code that changes no result, which DVC doesn't see; a folder stands for all below it.
+NEUTRAL = tuple(line for line in (ROOT / ".dvcignore").read_text().splitlines() if line.startswith("lesionpipe/"))
 
 
 def shown(path: Path) -> str:
@@ -126,9 +110,9 @@ def code_of(stage: str) -> set[str]:
 
 @cache
 def files_below(folder: Path) -> frozenset[str]:
-    """All files with code or data below a folder, which a dependency on the folder stands for."""
+    """All files below a folder that can change a result, for which a dependency on the folder stands."""
     files = (f for f in folder.rglob("*") if f.suffix in DATA_FILES or (f.suffix == ".py" and holds_code(f)))
-    return frozenset(shown(f) for f in files)
+    return frozenset(shown(f) for f in files if not is_neutral(f))
 
 
 def expanded(dependencies: list[str]) -> set[str]:
