@@ -13,16 +13,13 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from lesionpipe.anchors.grid import AnchorSet, anchors_for
-from lesionpipe.core.devices import Machine, compile_network, machine_of, tune_for
+from lesionpipe.core.devices import Hardware, compile_network, tune_for
 from lesionpipe.core.errors import run
-from lesionpipe.core.files import read_json
 from lesionpipe.data.samples import Batch, loader
-from lesionpipe.detectors.retinanet.network import build_network
-from lesionpipe.params import Params, load_params
-from lesionpipe.train.dataset import EpochSampler, LesionDataset
-from lesionpipe.train.module import DetectorTraining
-from lesionpipe.train.train import Inputs, open_dataset
+from lesionpipe.params import load_params
+from lesionpipe.train.build import build_training
+from lesionpipe.train.dataset import EpochSampler
+from lesionpipe.train.loop import DetectorLosses, Training, batch_losses, clip_gradients
 
 HELD = 4  # batches kept in memory for the step
 
@@ -32,45 +29,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seconds", type=float, nargs="?", default=10.0, help="of each measurement")
     seconds = parser.parse_args().seconds
-    machine = machine_of(params.runtime)
-    tune_for(machine.device)
-    dataset = open_dataset(Inputs(params.dataset.parts), params.preprocess, params.network, params.train, "train")
-    side, batch = params.preprocess.image_size, params.train.batch_size
-    print(f"{len(dataset)} training slices of {side} px, batch {batch}, {machine.device}, {os.cpu_count()} cores")
+    training = build_training(
+        params.dataset.parts, params.lesions.noisy, params.preprocess, params.network, params.train, params.runtime
+    )
+    hardware, batch = training.hardware, training.settings.batch_size
+    tune_for(hardware.device)
+    side = params.preprocess.image_size
+    print(f"{len(training.slices)} slices of {side} px, batch {batch}, {hardware.device}, {os.cpu_count()} cores")
     rates = {}
-    for workers in sorted({0, 1, 2, machine.workers}):
-        rates[workers] = rate(batches(dataset, params, workers, machine.device), batch, seconds)
+    for workers in sorted({0, 1, 2, hardware.workers}):
+        rates[workers] = rate(batches(training, workers), batch, seconds)
         print(f"loader alone, {workers} processes: {rates[workers]:8.1f} images/s")
-    held = list(itertools.islice(batches(dataset, params, 0, machine.device), HELD))
-    step = rate(steps(params, held, machine), batch, seconds)
+    step = rate(steps(training, list(itertools.islice(batches(training, 0), HELD))), batch, seconds)
     print(f"training step alone:       {step:8.1f} images/s")
-    print(f"loader / step with {machine.workers} processes, as training uses: {rates[machine.workers] / step:.1f}")
+    print(f"loader / step with {hardware.workers} processes, as training uses: {rates[hardware.workers] / step:.1f}")
 
 
-def batches(dataset: LesionDataset, params: Params, workers: int, device: str) -> Iterator[Batch]:
+def batches(training: Training, workers: int) -> Iterator[Batch]:
     """Augmented batches without end."""
-    sampler = EpochSampler(len(dataset), params.train.batch_size, params.train.seed)
-    endless = loader(dataset, params.train.batch_size, sampler, Machine(device, 1, 1, workers))
+    settings = training.settings
+    sampler = EpochSampler(len(training.slices), settings.batch_size, settings.seed)
+    hardware = Hardware(training.hardware.device, 1, 1, workers)
+    endless = loader(training.slices, settings.batch_size, sampler, hardware)
     return itertools.chain.from_iterable(itertools.repeat(endless))
 
 
-def steps(params: Params, held: list[Batch], machine: Machine) -> Iterator[None]:
+def steps(training: Training, held: list[Batch]) -> Iterator[None]:
     """Training steps without end, each of one batch."""
-    anchor_set = AnchorSet.from_dict(read_json("data/anchors.json"))
-    network = build_network(params.network, params.preprocess.slices, anchor_set.per_cell)
-    if params.train.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    if params.train.compile:
-        compile_network(network, machine.device, "train.compile")
-    anchors = torch.from_numpy(anchors_for(anchor_set, params.preprocess.image_size, params.preprocess.image_size))
-    module = DetectorTraining(network, anchors, params.train, params.preprocess.hu).to(machine.device)
-    optimizer = module.configure_optimizers()
+    settings, device = training.settings, training.hardware.device
+    if settings.channels_last:
+        training.detector.to(memory_format=torch.channels_last)
+    if settings.compile:
+        compile_network(training.detector, device, "train.compile")
+    model = DetectorLosses(training.detector.to(device))
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for batch in itertools.cycle(held):
-        there = Batch(*(value.to(machine.device) if isinstance(value, torch.Tensor) else value for value in batch))
-        with torch.autocast(machine.device, torch.bfloat16, enabled=params.train.precision == "bf16"):
-            loss = module.losses(there)["total"]
-        loss.backward()
-        module.on_before_optimizer_step(optimizer)
+        there = Batch(*(value.to(device) if isinstance(value, torch.Tensor) else value for value in batch))
+        batch_losses(model, there, settings)["total"].backward()
+        clip_gradients(model, settings.gradient_clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         yield

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lesionpipe.core.devices import Hardware
+from lesionpipe.core.devices import Hardware, keep_freed_memory
 from lesionpipe.data.geometry import normalise
 
 PREFETCH = 4  # batches each loader process keeps ready
@@ -77,12 +77,13 @@ def _start_method(hardware: Hardware) -> str | None:
 
 
 def _start_worker(parent: int, worker: int) -> None:
-    """One thread for OpenCV; and one that ends this process after its parent.
+    """Prepare a loader process: one thread for OpenCV, memory kept, and a thread that ends it after its parent.
 
     torch watches the process that forked this one. A fork server ends only after its last loader process: if the
     parent is killed, both would wait for each other for ever.
     """
     cv2.setNumThreads(0)
+    keep_freed_memory()
     if os.name == "posix":
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
