@@ -23,12 +23,12 @@ from ruamel.yaml import YAML
 from lesionpipe.data.schema import read_lesions
 from lesionpipe.data.size_groups import by_size
 from lesionpipe.data.slices import read_slice_index
-from lesionpipe.masks.agreement import measured_agreement
-from lesionpipe.masks.contact_sheet import METHODS
+from lesionpipe.mask_quality.agreement import measured_agreement
+from lesionpipe.mask_quality.contact_sheet import METHODS
+from lesionpipe.mask_quality.quality import true_masks_of
+from lesionpipe.mask_quality.summary import AGREEMENT_COLUMNS
 from lesionpipe.masks.methods import LesionMask, MaskSettings, make_mask
 from lesionpipe.masks.part import SliceTask, lesion_slice, slice_tasks
-from lesionpipe.masks.quality import true_masks_of
-from lesionpipe.masks.summary import AGREEMENT_COLUMNS
 from lesionpipe.params import load_params
 
 ROOT = Path(__file__).parents[1]

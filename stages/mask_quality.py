@@ -4,10 +4,10 @@ from lesionpipe.core.errors import run
 from lesionpipe.core.files import atomic_path
 from lesionpipe.core.formats import write_json
 from lesionpipe.data.schema import read_lesions
-from lesionpipe.masks.contact_sheet import choose_examples, contact_sheet, save_contact_sheet
+from lesionpipe.mask_quality.contact_sheet import choose_examples, contact_sheet, save_contact_sheet
+from lesionpipe.mask_quality.quality import agreement_with_true, examples_of, masks_with_lesions, true_masks_of
+from lesionpipe.mask_quality.summary import agreement_by_group, method_counts
 from lesionpipe.masks.methods import MaskSettings
-from lesionpipe.masks.quality import agreement_with_true, examples_of, masks_with_lesions, true_masks_of
-from lesionpipe.masks.summary import agreement_by_group, method_counts
 from lesionpipe.params import load_params
 
 SHOWN_LESIONS = 24

@@ -34,6 +34,7 @@ ORDER = (
     {"lesions"},
     {"preprocess"},
     {"masks"},
+    {"mask_quality"},
     {"anchors"},
     {"detectors"},
     {"detect"},

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lesionpipe.mask_quality.agreement import dice
 from lesionpipe.masks import grabcut
-from lesionpipe.masks.agreement import dice
 from lesionpipe.masks.grabcut import Failure
 from lesionpipe.masks.methods import LesionMask, MaskSettings, WeakLabel, dilation_radius, make_mask
 

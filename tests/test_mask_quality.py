@@ -14,7 +14,7 @@ from small_set import HIT, LESIONS, NAMES, NEAR, SIZE, change_params, write_smal
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
 from lesionpipe.data.schema import read_lesions
-from lesionpipe.masks.quality import drawn_lesions
+from lesionpipe.mask_quality.quality import drawn_lesions
 
 HEADER = (
     "File_name,Patient_index,Study_index,Series_ID,Key_slice_index,Measurement_coordinates,Bounding_boxes,"

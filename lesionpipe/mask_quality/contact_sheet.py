@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from lesionpipe.mask_quality.agreement import on_stored_grid
 from lesionpipe.masks import recist
-from lesionpipe.masks.agreement import on_stored_grid
 from lesionpipe.masks.grabcut import windowed
 from lesionpipe.masks.methods import MaskSettings, WeakLabel, make_mask, trimap_of, usable_box, usable_points
 from lesionpipe.masks.recist import PixelGrid

@@ -16,8 +16,8 @@ from lesionpipe.data.schema import BOX
 from lesionpipe.data.slices import SLICES_FOLDER, read_slice_index
 from lesionpipe.data.true_masks import read_true_masks
 from lesionpipe.lesions.dl_info import read_dl_info
-from lesionpipe.masks.agreement import measured_agreement
-from lesionpipe.masks.contact_sheet import Example
+from lesionpipe.mask_quality.agreement import measured_agreement
+from lesionpipe.mask_quality.contact_sheet import Example
 from lesionpipe.masks.part import lesion_slice, read_methods_table, slice_tasks
 
 PHANTOM_FOLDER = "data/phantom"

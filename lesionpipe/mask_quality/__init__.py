@@ -1,0 +1,1 @@
+"""How good the masks are, by number and by eye: the stage `mask_quality`."""
