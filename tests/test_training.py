@@ -17,6 +17,7 @@ from lesionpipe.detectors.build import build_detector
 from lesionpipe.params import Params, load_params
 from lesionpipe.train import loop, state
 from lesionpipe.train.build import input_files, read_anchors
+from lesionpipe.train.validation import autocast
 
 COLUMNS = ["epoch", "loss_total", "loss_classification", "loss_box", "loss_mask", "val_map", "learning_rate"]
 
@@ -301,3 +302,12 @@ def test_wrong_anchors_are_refused_with_their_file(tmp_path, anchors):
 def test_anchors_are_read_back(tmp_path):
     write_json(tmp_path / "anchors.json", {"sizes": [4], "scales": [1, 2], "ratios": [1], "strides": [4]})
     assert read_anchors(tmp_path / "anchors.json").per_cell == 2
+
+
+def test_gradients_of_weights_used_twice_add_up_in_float32():
+    """In bf16, 1 + 2^-9 is 1."""
+    layer = torch.nn.Linear(1, 1, bias=False)
+    with autocast(torch.device("cpu"), bf16=True):
+        first, second = layer(torch.tensor([[1.0]])), layer(torch.tensor([[2.0**-9]]))
+    (first.float() + second.float()).sum().backward()
+    assert layer.weight.grad.item() == 1 + 2**-9

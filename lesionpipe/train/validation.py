@@ -56,5 +56,8 @@ def validation_map(
 
 
 def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager:
-    """Mixed precision in bf16, or none. Not Fabric's own, which would round the lesions' boxes to bf16 as well."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    """Mixed precision in bf16, or none. Not Fabric's own, which would round the lesions' boxes to bf16 as well.
+
+    Weights are cast anew at each use: the gradients of a head's weights, used on every level, then add up in float32.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False)
