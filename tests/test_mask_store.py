@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.masks import MaskStore, StoredMask, write_masks
+from lesionpipe.mask_quality import agreement
 from lesionpipe.mask_quality.summary import agreement_by_group, method_counts
-from lesionpipe.masks import agreement
 
 DISC = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
 
