@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from lesionpipe.core.devices import Hardware
@@ -101,6 +101,6 @@ def copy_buffers_of_first(network: nn.Module) -> None:
 @functools.cache
 def _quieten_lightning() -> None:
     """Keep Lightning's banners and hints about loaders out of the log; errors still come through."""
-    for name in ("lightning.fabric", "lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+    for name in ("lightning_fabric", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
