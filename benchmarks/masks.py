@@ -54,7 +54,7 @@ def prepare(patients: int, size: int, first: bool) -> None:
     yaml = YAML(typ="safe", pure=True)
     params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["dataset"] |= {"source": "phantom", "parts": [PART], "annotations": None}
-    params["phantom"] |= {"patients_per_part": patients, "image_size": 512}
+    params["phantom"] |= {"patients_per_part": patients, "extra_test_patients": 0, "image_size": 512}
     params["preprocess"]["image_size"] = size
     yaml.dump(params, Path("params.yaml"))
     drawn = (("phantom", PART), ("download", PART), ("lesions",)) if first else ()

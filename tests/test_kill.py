@@ -19,7 +19,7 @@ STAGES = (
 )
 TINY = {
     "dataset": {"parts": ["01"]},
-    "phantom": {"patients_per_part": 3, "key_slices_per_patient": 1, "image_size": 64},
+    "phantom": {"patients_per_part": 3, "extra_test_patients": 0, "key_slices_per_patient": 1, "image_size": 64},
     "preprocess": {"image_size": 64},
     "anchors": {"use": "default", "generations": 3},
     "runtime": {"workers": 1},

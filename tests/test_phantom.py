@@ -35,7 +35,7 @@ def numbers(table: pd.DataFrame, column: str) -> np.ndarray:
 
 def annotations(settings: PhantomSettings, part: str) -> pd.DataFrame:
     """A part's DL_info.csv without drawing its slices."""
-    patients = [plan.plan_patient(settings, part, index) for index in range(settings.patients_per_part)]
+    patients = [plan.plan_patient(settings, part, index) for index in range(settings.patients)]
     return lesion_table([row for patient in patients for row in patient_rows(patient, settings.seed)])
 
 
@@ -116,6 +116,15 @@ def test_patients_are_split_70_15_15_and_small_parts_hold_every_split():
         assert sorted(plan.splits(part, replace(TINY, patients_per_part=3))) == [1, 2, 3]
     rows = annotations(MANY, "02")
     assert (rows.groupby("Patient_index").Train_Val_Test.nunique() == 1).all()
+
+
+def test_extra_test_patients_change_nothing_else():
+    more = replace(TINY, extra_test_patients=2)
+    before, after = annotations(TINY, "02"), annotations(more, "02")
+    pd.testing.assert_frame_equal(after[: len(before)], before)
+    added = after[len(before) :]
+    assert set(added.Patient_index) == {990_101, 990_102} and set(added.Train_Val_Test) == {plan.TEST}
+    assert set(annotations(more, "01").Patient_index).isdisjoint(after.Patient_index)
 
 
 def test_each_part_leaves_its_own_rows_and_patients_are_numbered_over_all_parts(table, folder):

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 
 TINY = {
     "dataset": {"parts": ["01", "02"]},
-    "phantom": {"patients_per_part": 4, "key_slices_per_patient": 2, "image_size": 128},
+    "phantom": {"patients_per_part": 4, "extra_test_patients": 0, "key_slices_per_patient": 2, "image_size": 128},
     "preprocess": {"image_size": 64},
     "anchors": {"generations": 3, "population": 4},
     "network": {"channels": 8, "head_depth": 1, "head_channels": 8},

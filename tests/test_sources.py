@@ -29,7 +29,7 @@ from lesionpipe.download.places import official_archive_name
 from lesionpipe.download.sources import is_preprocessed, take_given, take_nih, take_phantom
 
 POLICY = RetryPolicy(retries=1, timeout_s=5)
-DRAWING = {"seed": 0, "patients_per_part": 3, "key_slices_per_patient": 1, "image_size": 64}
+DRAWING = {"seed": 0, "patients_per_part": 3, "extra_test_patients": 0, "key_slices_per_patient": 1, "image_size": 64}
 GONE = "http://127.0.0.1:9/gone"
 MD5 = "0123456789abcdef0123456789abcdef"
 

@@ -43,7 +43,7 @@ def write_part(part: str, settings: PhantomSettings, folder: Path, workers: int 
     The content depends on the settings and the part alone, not on other parts or the number of workers (0: one per
     core).
     """
-    jobs = [_Job(settings, part, index) for index in range(settings.patients_per_part)]
+    jobs = [_Job(settings, part, index) for index in range(settings.patients)]
     patients = parallel_map(_draw_patient, jobs, f"phantom {part}", workers, unit="patient")
     folder, rows = Path(folder), []
     with (

@@ -22,6 +22,7 @@ SMALLEST_PX = 4.0  # a lesion's long diameter
 MISSING = 0.05  # share of key slices one of whose neighbours isn't there
 ATTEMPTS = 12
 FIRST_Z_MM = -20.0  # of slice 1 of every scan
+FIRST_EXTRA_NUMBER, MOST_EXTRA = 990_000, 100  # numbers of extra test patients: above all others, six digits
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,26 @@ class Patient:
 
 
 def splits(part: str, settings: PhantomSettings) -> np.ndarray:
-    """TRAIN, VAL or TEST for each patient of a part (n,): 70, 15 and 15 %, at least one of each."""
+    """TRAIN, VAL or TEST for each patient of a part (n,): 70, 15 and 15 %, at least one of each; the extra ones TEST."""
     n = settings.patients_per_part
     held_out = max(1, round(HELD_OUT * n))
     made = np.repeat([VAL, TEST, TRAIN], [held_out, held_out, n - 2 * held_out])
-    return np.random.default_rng([settings.seed, int(part)]).permutation(made)
+    dealt_out = np.random.default_rng([settings.seed, int(part)]).permutation(made)
+    return np.append(dealt_out, np.full(settings.extra_test_patients, TEST))
+
+
+def patient_number(part: str, index: int, settings: PhantomSettings) -> int:
+    """Patient_index of a part's patient: counted through all parts, the extra test patients in a range of their own."""
+    extra = index - settings.patients_per_part
+    if extra < 0:
+        return (int(part) - 1) * settings.patients_per_part + index + 1
+    return FIRST_EXTRA_NUMBER + (int(part) - 1) * MOST_EXTRA + extra + 1
 
 
 def plan_patient(settings: PhantomSettings, part: str, index: int) -> Patient:
     """The patient with 0-based `index` within a part; depends on nothing but the settings, the part and the index."""
     rng = np.random.default_rng([settings.seed, int(part), index, 0])
-    number = (int(part) - 1) * settings.patients_per_part + index + 1
+    number = patient_number(part, index, settings)
     female = bool(rng.random() < 0.41)
     spacing = statistics.spacing(rng, settings.image_size)
     anatomy = make_anatomy(rng, spacing * settings.image_size, female)
