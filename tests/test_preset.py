@@ -11,6 +11,7 @@ from test_commands import call
 from lesionpipe.commands.preset import preset, preset_names, settings_of, whole_preset
 from lesionpipe.core.errors import UserError
 from lesionpipe.params import load_params
+from lesionpipe.params.json_schema import parameter_comments
 
 NAMES = ["phantom", "deeplesion", "deeplesion-folder", "paper", "phantom-large"]
 
@@ -21,7 +22,7 @@ def checkout(root, tmp_path, monkeypatch):
     shutil.copytree(root / "presets", tmp_path / "presets")
     shutil.copy(root / "presets/phantom.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
-    call(preset, "phantom", "--write", "--force")
+    call(preset, "phantom", "--force")
     git("init", "-q")
     commit()
     return tmp_path
@@ -56,7 +57,7 @@ def test_the_presets_are_listed(checkout):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_is_a_whole_valid_file_with_comments_in_dvcs_own_form(checkout, name):
-    call(preset, name, "--write")
+    call(preset, name)
     path = checkout / "params.yaml"
     text = path.read_text()
     assert load_params(path).dataset.parts
@@ -83,7 +84,7 @@ def test_the_folder_preset_is_the_archives_preset_but_for_its_data(root):
 
 
 def test_the_paper_preset_is_the_paper(checkout):
-    call(preset, "paper", "--write")
+    call(preset, "paper")
     params = load_params("params.yaml")
     assert len(params.dataset.parts) == 56 and params.lesions.noisy == "keep"
     assert (params.preprocess.image_size, params.preprocess.slices, params.preprocess.spacing_mm) == (512, 3, 2)
@@ -108,9 +109,16 @@ def test_the_paper_preset_is_the_paper(checkout):
     assert params.detect.calibrate and params.evaluate.iou == 0.5
 
 
-def test_without_write_only_the_differences_are_printed(checkout):
+def test_the_paper_preset_names_what_the_paper_says_so_that_no_default_can_change_it(root):
+    named = values(root / "presets/paper.yaml")
+    default = (root / "presets/phantom.yaml").read_text()
+    of_the_paper = {".".join(name) for name, comment in parameter_comments(default).items() if "(paper" in comment}
+    assert not of_the_paper - named.keys()
+
+
+def test_with_show_the_differences_are_printed_and_nothing_is_written(checkout):
     before = (checkout / "params.yaml").read_text()
-    lines = call(preset, "paper").splitlines()
+    lines = call(preset, "paper", "--show").splitlines()
     assert "train.batch_size: 8 -> 4" in lines and "train.gradient_clip_norm: 10.0 -> null" in lines
     assert "masks.full_slice: false -> true" in lines
     assert (checkout / "params.yaml").read_text() == before
@@ -120,7 +128,7 @@ def test_without_write_only_the_differences_are_printed(checkout):
 def test_the_section_of_this_computer_is_kept(checkout):
     change("runtime", workers=3, device="cpu")
     commit()
-    call(preset, "paper", "--write")
+    call(preset, "paper")
     runtime = load_params("params.yaml").runtime
     assert (runtime.workers, runtime.device) == (3, "cpu")
     assert load_params("params.yaml").train.batch_size == 4
@@ -130,13 +138,13 @@ def test_changes_of_ones_own_are_not_lost(checkout):
     change("dataset", path="/my/data")
     before = (checkout / "params.yaml").read_text()
     with pytest.raises(UserError, match=r"params\.yaml holds changes that neither a preset nor Git has; .*--force"):
-        call(preset, "paper", "--write")
+        call(preset, "paper")
     assert (checkout / "params.yaml").read_text() == before
     commit()
-    call(preset, "paper", "--write")  # Git has them
-    call(preset, "deeplesion", "--write")  # a preset as it is, uncommitted
+    call(preset, "paper")  # Git has them
+    call(preset, "deeplesion")  # a preset as it is, uncommitted
     change("dataset", path="/my/data")
-    call(preset, "paper", "--write", "--force")
+    call(preset, "paper", "--force")
     assert load_params("params.yaml").dataset.path is None
 
 
@@ -147,13 +155,13 @@ def test_parameters_of_an_older_version_make_way_once_git_has_them(checkout):
     with (checkout / "params.yaml").open("w") as handle:
         YAML().dump(del_runtime, handle)
     commit()
-    assert "train.batch: 3 -> " in call(preset, "phantom", "--write")
+    assert "train.batch: 3 -> " in call(preset, "phantom")
     assert load_params("params.yaml").runtime.workers == 0
 
 
 def test_a_missing_parameter_file_is_written(checkout):
     (checkout / "params.yaml").unlink()
-    call(preset, "phantom", "--write")
+    call(preset, "phantom")
     assert load_params("params.yaml").dataset.source == "phantom"
 
 

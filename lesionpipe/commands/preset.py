@@ -23,12 +23,10 @@ Settings = dict[str, object]  # full name of a parameter -> value
 
 def preset(
     name: Annotated[str | None, typer.Argument(help="Name of the preset; none: lists them.")] = None,
-    write: Annotated[
-        bool, typer.Option("--write", help="Write params.yaml; otherwise only print what differs.")
-    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Only print what would change; write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also over changes that Git does not have.")] = False,
 ) -> None:
-    """Print how params.yaml differs from a preset, or write the preset to it; the section `runtime` stays as it is."""
+    """Write a preset to params.yaml and print what changes by it; the section `runtime` stays as it is."""
     if name is None:
         print("\n".join(preset_names()))
         return
@@ -36,7 +34,7 @@ def preset(
     wanted = whole_preset(name, present)
     lines = _differences(settings_of(present or {}), settings_of(wanted))
     print("\n".join(lines) or f"{TARGET} equals preset {name}")
-    if write and (lines or present is None):
+    if not show and (lines or present is None):
         if not force:
             _refuse_to_lose_changes(present)
         write_text(TARGET, _text_of(wanted))

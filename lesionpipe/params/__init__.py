@@ -52,7 +52,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     try:
         values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `lesionpipe preset phantom --write` writes it") from None
+        raise UserError(f"{path}: no such file; `lesionpipe preset phantom` writes it") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text at byte {error.start}") from None
     except YAMLError as error:
