@@ -67,7 +67,7 @@ for i in range(200):
     assert (tmp_path / "a").read_text() == "199 " * 20000 + "\n"
 
 
-def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+def test_a_full_disk_is_reported_with_the_name_of_the_file(tmp_path):
     with pytest.raises(OSError, match=r"a\.txt"), files.atomic_path(tmp_path / "a.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -118,7 +118,7 @@ def test_the_reference_case_is_met(shared_data):
 
 
 def walk(truth: Truth, found: Detections, rates: list[float], strict: bool) -> list[float]:
-    """The rule as it is told: one detection after the other (scores must differ)."""
+    """The rule as it is published: one detection after the other (scores must differ)."""
     hit, false, sensitivities, fps = set(), 0, [], []
     for i in np.argsort(-found.scores):
         near = {
