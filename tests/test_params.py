@@ -105,6 +105,17 @@ def test_an_old_name_is_answered_with_the_new_one(root, tmp_path, old):
     assert new or "remove it" in RENAMED[old]
 
 
+def test_a_renamed_parameter_is_one_complaint_and_not_a_missing_one_too(root, tmp_path):
+    path = changed(root, tmp_path, "train", batch=4)
+    with modify_yaml(path) as content:
+        del content["train"]["batch_size"], content["train"]["seed"]
+    with pytest.raises(UserError) as caught:
+        load_params(path)
+    message = str(caught.value)
+    assert "train.batch: is now train.batch_size" in message and "train.seed: missing" in message
+    assert "train.batch_size: missing" not in message
+
+
 @pytest.mark.parametrize(("name", "value"), RENAMED_VALUES)
 def test_an_old_value_is_answered_with_the_new_parameter(root, tmp_path, name, value):
     section, key = name.split(".")

@@ -60,13 +60,22 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = [_complaint(e) for e in error.errors()]
-        raise UserError(f"{path}: " + "; ".join(lines)) from None
+        raise UserError(f"{path}: " + "; ".join(_complaints(error.errors()))) from None
+
+
+def _complaints(errors: list[dict]) -> list[str]:
+    """All offences; a missing parameter whose old name is there is named once, with the old one."""
+    answers = {word for e in errors if e["type"] == "extra_forbidden" for word in RENAMED.get(_name(e), "").split()}
+    return [_complaint(e) for e in errors if e["type"] != "missing" or _name(e) not in answers]
+
+
+def _name(error: dict) -> str:
+    return ".".join(str(part) for part in error["loc"]) or "(the whole file)"
 
 
 def _complaint(error: dict) -> str:
     """One offence in the user's words: full name, value, what is allowed."""
-    name = ".".join(str(part) for part in error["loc"]) or "(the whole file)"
+    name = _name(error)
     if name in RENAMED and error["type"] == "extra_forbidden":
         return f"{name}: {RENAMED[name]}"
     if error["type"] == "extra_forbidden":
