@@ -1,18 +1,23 @@
-"""The paper's four rows: valid parameters, the README's commands, and the table that compares them."""
+"""The paper's four rows: valid parameters, the README's commands, their runs as experiments, and their table."""
 
+import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML
+from small_set import write_small_set
+from test_froc import BOX, truth_of
 
-from lesionpipe.commands.ablation import ROWS, ablation, ablation_table, row_command
+from lesionpipe.commands.ablation import ROWS, ablation, planned_runs, run_words
+from lesionpipe.commands.ablation_table import AblationTable, ablation_table
 from lesionpipe.core.errors import UserError
+from lesionpipe.evaluate.seeds import RowSummary, StepTest
 from lesionpipe.params import Params
 
 
@@ -24,10 +29,20 @@ def with_settings(root, settings):
     return Params.model_validate(values)
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_a_row_is_valid_and_its_command_stands_in_the_readme(root, row):
-    with_settings(root, ROWS[row])
-    assert " ".join(row_command(row)) in (root / "README.md").read_text()
+@pytest.mark.parametrize("planned", planned_runs(1, 0), ids=list(ROWS))
+def test_a_row_is_valid_and_its_command_stands_in_the_readme(root, planned):
+    with_settings(root, planned.settings)
+    assert " ".join(run_words(planned)) in (root / "README.md").read_text()
+
+
+def test_runs_with_seeds_are_named_and_all_rows_come_before_the_next_seed():
+    plan = planned_runs(2, 7)
+    assert [p.name for p in plan] == [*ROWS, *(f"{row}-seed1" for row in ROWS)]
+    assert [(p.seed, p.settings["train.seed"]) for p in plan] == [(0, "0")] * 4 + [(1, "1")] * 4
+    assert run_words(plan[4])[3:7] == ["--name", "original-seed1", "-S", "anchors.use=default"]
+    one = planned_runs(1, 7)  # the seed stays as it is
+    assert [p.name for p in one] == list(ROWS) and {p.seed for p in one} == {7}
+    assert all("train.seed" not in p.settings for p in one)
 
 
 def test_the_rows_are_those_of_the_papers_table(root):
@@ -39,11 +54,22 @@ def test_the_rows_are_those_of_the_papers_table(root):
 
 
 def test_the_table_by_hand():
-    found = {"original": {"metrics/scores.json:test.sensitivity_at_4": 0.6123, "val.sensitivity_at_4": 0.9}}
-    lines = ablation_table(found).splitlines()
-    assert lines[0] == "| row | 0.5 FP | 1 FP | 2 FP | 4 FP | 8 FP | 16 FP |"
-    assert lines[2] == "| original | – | – | – | 61.2 | – | – |"
-    assert lines[5] == "| attention-gate | – | – | – | – | – | – |"
+    """Row a: three seeds, 61.2 ± 1.5 at 4 FP; row b: one seed; row c: not run; b - a on seed 0."""
+    nan = np.full(6, np.nan)
+    a = RowSummary((0, 1, 2), *(np.full(6, v) for v in (0.6123, 0.0154, 0.5, 0.7)), 0.4, 0.01)
+    b = RowSummary((0,), np.full(6, 0.7), nan, nan, nan, 0.5, np.nan)
+    step = StepTest((0,), *(np.full(6, v) for v in (0.0877, -0.01, 0.2)), np.full(6, 0.0619))
+    table = AblationTable(truth_of([[BOX], []]), 0.5, "keep", 1000, {"a": a, "b": b, "c": None}, {("a", "b"): step})
+    lines = ablation_table(table).splitlines()
+    assert "1 lesions on 2 slices of 2 patients, IoU 0.5, lesions.noisy keep" in lines[0]
+    assert lines[2:7] == [
+        "| row | seeds | 0.5 FP | 1 FP | 2 FP | 4 FP | 8 FP | 16 FP | AP@0.5 |",
+        "|---|---|---|---|---|---|---|---|---|",
+        "| a | 0, 1, 2 |" + " 61.2 ± 1.5 |" * 3 + " 61.2 ± 1.5 (50.0–70.0) |" + " 61.2 ± 1.5 |" * 2 + " 40.0 ± 1.0 |",
+        "| b | 0 |" + " 70.0 |" * 6 + " 50.0 |",
+        "| c |" + " – |" * 8,
+    ]
+    assert lines[-1] == "| b − a | 0 | +8.8 | -1.0 … +20.0 | 0.062 |"
 
 
 PIPELINE = """
@@ -51,12 +77,15 @@ stages:
   evaluate:
     cmd: {python} stage.py
     deps: [stage.py]
-    params: [anchors.use, evaluate.seed, train.epochs]
+    params: [anchors.use, evaluate.seed, train.epochs, train.seed]
+    outs: [data/detections.csv]
     metrics:
     - scores.json: {{cache: false}}
 """
+# Of the three test lesions, seed 0 finds one, seed 1 two, seed 2 none; with the paper's anchors one more each.
 STAGE = """
-import json, os, subprocess, time
+import json, os, subprocess, sys, time
+from pathlib import Path
 from ruamel.yaml import YAML
 params = YAML(typ="safe").load(open("params.yaml"))
 if params["train"]["epochs"] == 7:
@@ -66,24 +95,33 @@ if params["train"]["epochs"] == 9:
     time.sleep(60)
 value = params["evaluate"]["seed"] / 100 + (params["anchors"]["use"] == "paper")
 json.dump({"test": {"sensitivity_at_4": value}}, open("scores.json", "w"))
+hits = [(5, "10,10,29,29"), (6, "10,10,29,29"), (6, "34,34,53,53")]
+count = {0: 1, 1: 2, 2: 0}[params["train"]["seed"]] + (params["anchors"]["use"] == "paper")
+header = "split,file_name,x1_original_px,y1_original_px,x2_original_px,y2_original_px,score"
+rows = [f"test,00000{patient}_01_01_010.png,{box},0.9" for patient, box in hits[:count]]
+Path("data/detections.csv").write_text("\\n".join([header, *rows]) + "\\n")
+print("trained")
 """
 ROW = {"original": {"anchors.use": "paper"}}
+TWO_ROWS = {"original": {"anchors.use": "default"}, "better": {"anchors.use": "paper"}}
 
 
 @pytest.fixture
-def toy(root, tmp_path, monkeypatch):
+def toy(tmp_path, monkeypatch):
     """A DVC repository of one quick stage, of whose ablation one row is run."""
     folder = tmp_path / "toy"
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setattr("lesionpipe.commands.ablation.ROWS", ROW)
-    shutil.copy(root / "params.yaml", folder)
+    write_small_set(folder)
+    (folder / "data/detections.csv").unlink()
     (folder / "dvc.yaml").write_text(PIPELINE.format(python=sys.executable))
     (folder / "stage.py").write_text(STAGE)
     git("init", "-q")
     git("config", "user.email", "t@example.org")
     git("config", "user.name", "t")
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
+    (folder / "data/.gitignore").write_text("/detections.csv\n")
     git("add", "-A")
     git("commit", "-qm", "first")
     return folder
@@ -115,7 +153,7 @@ def test_a_row_that_fails_leaves_the_finished_one_and_the_parameters(toy, capsys
     change(evaluate__seed=1)
     ablation()
     assert experiments() == {("first", "original"): 1.01}
-    assert "| original | – | – | – | 101.0 |" in capsys.readouterr().out
+    assert "| original | 0 | 66.7 | 66.7 | 66.7 | 66.7 (" in capsys.readouterr().out
     change(train__epochs=7)
     before = (toy / "params.yaml").read_bytes()
     with pytest.raises(UserError, match="the row stopped"):
@@ -129,6 +167,68 @@ def test_a_row_is_replaced_once_the_new_one_is_done(toy):
         change(evaluate__seed=seed)
         ablation()
         assert experiments() == {("first", "original"): 1 + seed / 100}
+
+
+def test_what_is_finished_is_not_run_again_unless_parameters_or_code_changed_or_it_is_forced(toy, capfd):
+    ablation()
+    assert "trained" in capfd.readouterr().out
+    change(runtime__workers=3)
+    ablation()
+    printed = capfd.readouterr().out
+    assert "original: finished with these parameters, not run again" in printed and "$ dvc" not in printed
+    ablation(force=True)
+    assert "$ dvc exp run --name original.new" in capfd.readouterr().out
+    (toy / "stage.py").write_text(STAGE + "\n# changed\n")
+    ablation(only_table=True)
+    assert "original ran with other code than the workspace's: stage.py" in capfd.readouterr().out
+    ablation()
+    printed = capfd.readouterr().out
+    assert "trained" in printed and "other code" not in printed
+    change(train__epochs=3)
+    with pytest.raises(
+        UserError, match=r"no row .* \(original \(run with another train.epochs\)\); run `lesionpipe abl"
+    ):
+        ablation(only_table=True)
+
+
+def test_rows_with_three_seeds_by_hand(toy, monkeypatch, capfd):
+    """Of three lesions original finds 1, 2, 0, better 2, 3, 1: means 1/3 and 2/3, spread 1/3, each step 1/3."""
+    monkeypatch.setattr("lesionpipe.commands.ablation.ROWS", TWO_ROWS)
+    before = (toy / "params.yaml").read_bytes()
+    ablation()
+    ablation(only_table=True, seeds=3)
+    missing = "; ".join(f"{row}-seed{seed} (not run)" for seed in (1, 2) for row in TWO_ROWS)
+    assert f"missing: {missing}" in capfd.readouterr().out
+    ablation(seeds=3, as_json=True)
+    printed = capfd.readouterr()
+    found = json.loads(printed.out)
+    assert printed.err.count("trained") == 4 and printed.err.count("not run again") == 2
+    assert (toy / "params.yaml").read_bytes() == before
+    assert {name for _, name in experiments()} == {*TWO_ROWS, *(f"{row}-seed{s}" for s in (1, 2) for row in TWO_ROWS)}
+    at = {row: found["rows"][row]["at"]["4"] for row in TWO_ROWS}
+    assert (at["original"]["mean"], at["original"]["spread"]) == pytest.approx((1 / 3, 1 / 3))
+    assert (at["better"]["mean"], at["better"]["spread"]) == pytest.approx((2 / 3, 1 / 3))
+    assert at["original"]["low"] < 1 / 3 < at["original"]["high"]
+    (step,) = found["steps"]
+    assert (step["before"], step["after"], step["seeds"]) == ("original", "better", [0, 1, 2])
+    assert step["at"]["4"]["difference"] == pytest.approx(1 / 3) and 0 < step["at"]["4"]["p"] <= 1
+    assert (found["missing"], found["remarks"], found["lesions"], found["patients"]) == ({}, [], 3, 2)
+    ablation(only_table=True, seeds=3)
+    printed = capfd.readouterr().out
+    assert "| original | 0, 1, 2 | 33.3 ± 33.3 |" in printed and "| better − original | 0, 1, 2 | +33.3 |" in printed
+
+
+def test_rows_are_not_spread_over_two_commits(toy, monkeypatch):
+    commits = iter(["a" * 40, "b" * 40])
+    monkeypatch.setattr("lesionpipe.commands.ablation.head_commit", lambda: next(commits))
+    with pytest.raises(UserError, match="HEAD has moved away from aaaaaaa, to which the finished rows belong"):
+        ablation()
+
+
+def test_the_split_that_is_compared_must_be_detected(toy):
+    change(detect__splits=["val"])
+    with pytest.raises(UserError, match=r"detect\.splits lacks test"):
+        ablation()
 
 
 def test_rows_of_other_commits_stay(toy):

@@ -1,24 +1,37 @@
-"""The paper's ablation (Table 1): its four rows as named DVC experiments, and their comparison."""
+"""The paper's ablation (Table 1): its four rows as named DVC experiments, with one or more seeds, and their table."""
 
 import contextlib
-import os
+import json
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import dvc.api
 import typer
+from ruamel.yaml import YAML
 
+from lesionpipe.commands.ablation_table import ablation_json, ablation_table, score_rows
+from lesionpipe.commands.console import print_text
+from lesionpipe.commands.experiments import (
+    dvc_output,
+    finished_experiments,
+    head_commit,
+    other_code,
+    other_parameters,
+    require_dvc_repository,
+    run_stoppable,
+    tracked_settings,
+)
+from lesionpipe.commands.preset import Settings
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import atomic_path
 from lesionpipe.params import load_params
 
 PARAMS = Path("params.yaml")
-STOP_TIMEOUT_S = 60  # for a row that is stopped to store its state
 UNFINISHED = ".new"  # behind the name of a row that is run again, until it is done
+STDERR = 2  # file descriptor
 # Each row moves the switches of the one before; what a row does not name is as in params.yaml.
 ROWS: dict[str, dict[str, str]] = {
     "original": {
@@ -46,90 +59,135 @@ ROWS: dict[str, dict[str, str]] = {
         "network.attention": "true",
     },
 }
-RATES_SHOWN = ("0.5", "1", "2", "4", "8", "16")
 
 
-def row_command(row: str) -> list[str]:
-    """The `dvc exp run` command of a row, as a list of words."""
-    settings = [word for name, value in ROWS[row].items() for word in ("-S", f"{name}={value}")]
-    return ["dvc", "exp", "run", "--name", row, *settings]
+@dataclass(frozen=True)
+class PlannedRun:
+    """A row with a training seed. `settings` is how its parameters differ from params.yaml, as words of YAML."""
+
+    row: str
+    seed: int
+    name: str
+    settings: dict[str, str]
 
 
 def ablation(
-    only_table: Annotated[bool, typer.Option("--table", help="Only print the finished rows.")] = False,
+    only_table: Annotated[bool, typer.Option("--table", help="Only print what is finished.")] = False,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Runs per row, with train.seed 0, 1, …; 1: with that of params.yaml.")
+    ] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Also start what is finished with these parameters.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; what runs print goes to stderr.")] = False,
 ) -> None:
     """Run the paper's four rows as named experiments and print their FROC side by side.
 
-    A row that this commit has already is run again, and replaced when the new one is done.
+    What this commit has already with the same parameters and code is not run again. What it has with others is run
+    again, and replaced when the new one is done. Mean, standard deviation between seeds, 95 % interval over patients
+    and seeds, and a test of each row against the one before (docs/evaluate.md).
     """
-    _check_repository()
+    require_dvc_repository()
+    params, present = load_params(PARAMS), tracked_settings(PARAMS.read_text(encoding="utf-8"))
+    if "test" not in params.detect.splits:
+        raise UserError("params.yaml: detect.splits lacks test, on which the rows are compared; add it")
+    plan = planned_runs(seeds, params.train.seed)
+    commit = head_commit()
     if not only_table:
-        load_params(PARAMS)
         with _restored(PARAMS), _stopped_by_signals():
-            for row in ROWS:
-                _run(row)
-    finished = {e["Experiment"]: e for e in dvc.api.exp_show() if e.get("Experiment") in ROWS}
+            for planned in plan:
+                _run(planned, commit, present, force, as_json)
+    finished, missing, remarks = _finished_runs(plan, commit, present)
     if not finished:
-        raise UserError("no row has been run on this commit yet; run `lesionpipe ablation`")
-    print(ablation_table(finished))
+        raise UserError(
+            f"no row has been run on this commit yet with these parameters ({_listed(missing)}); "
+            f"run `lesionpipe ablation`"
+        )
+    table = score_rows(list(ROWS), finished, params)
+    if as_json:
+        state = {"commit": commit, "missing": missing, "remarks": remarks}
+        print_text(json.dumps(state | ablation_json(table), indent=1, allow_nan=False))
+    else:
+        missing_line = [f"missing: {_listed(missing)}"] if missing else []
+        print_text("\n\n".join([ablation_table(table), *remarks, *missing_line]))
 
 
-def ablation_table(experiments: dict[str, dict]) -> str:
-    """Markdown table of sensitivities (%) on the test split, one line per row; a dash where a row isn't finished."""
-    lines = ["| row | " + " | ".join(f"{r} FP" for r in RATES_SHOWN) + " |", "|---" * (len(RATES_SHOWN) + 1) + "|"]
-    for row in ROWS:
-        cells = [_percent(experiments.get(row, {}), rate) for rate in RATES_SHOWN]
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def planned_runs(seeds: int, present_seed: int) -> list[PlannedRun]:
+    """Every row with the first seed, then every row with the next: what is stopped early can be compared.
+
+    Args:
+        seeds: runs per row; with one, the seed stays as it is in params.yaml (`present_seed`).
+    """
+    if seeds == 1:
+        return [PlannedRun(row, present_seed, row, settings) for row, settings in ROWS.items()]
+    return [
+        PlannedRun(row, seed, f"{row}-seed{seed}" if seed else row, {**settings, "train.seed": str(seed)})
+        for seed in range(seeds)
+        for row, settings in ROWS.items()
+    ]
 
 
-def _percent(experiment: dict, rate: str) -> str:
-    value = next((v for k, v in experiment.items() if k.endswith(f"test.sensitivity_at_{rate}")), None)
-    return "–" if value is None else f"{100 * value:.1f}"
+def run_words(planned: PlannedRun) -> list[str]:
+    """The `dvc exp run` command, as a list of words."""
+    settings = [word for name, value in planned.settings.items() for word in ("-S", f"{name}={value}")]
+    return ["dvc", "exp", "run", "--name", planned.name, *settings]
 
 
-def _check_repository() -> None:
-    """Raise where there are no experiments to be had."""
-    known = subprocess.run(["git", "rev-parse", "--verify", "--quiet", "HEAD"], check=False, capture_output=True)
-    if known.returncode or not Path("dvc.yaml").is_file() or not Path(".dvc").is_dir():
-        raise UserError(f"{Path.cwd()}: not the folder of a DVC pipeline in Git; change to the one that holds dvc.yaml")
+def _expected(planned: PlannedRun, present: Settings) -> Settings:
+    """The parameters of a run where those of params.yaml are `present`."""
+    yaml = YAML(typ="safe", pure=True)
+    return present | {name: yaml.load(value) for name, value in planned.settings.items()}
 
 
-def _run(row: str) -> None:
+def _run(planned: PlannedRun, commit: str, present: Settings, force: bool, as_json: bool) -> None:
     """Run a row. An experiment of its name on this commit stays until the new one is done; others are left alone."""
-    existing = _dvc("exp", "list", "--name-only").split()
-    words = row_command(row)
-    if row + UNFINISHED in existing:  # done, but not renamed by a run that was killed
-        _dvc("exp", "remove", row + UNFINISHED)
-    if row in existing:
-        words[words.index(row)] = row + UNFINISHED
-    print("$ " + " ".join(words), flush=True)
-    if _call([sys.executable, "-m", *words]):
+    if head_commit() != commit:
+        raise UserError(
+            f"Git's HEAD has moved away from {commit[:7]}, to which the finished rows belong; "
+            f"check that commit out to go on with them, or start again here"
+        )
+    existing = finished_experiments(commit)
+    words, unfinished = run_words(planned), planned.name + UNFINISHED
+    stream = sys.stderr if as_json else sys.stdout
+    if planned.name in existing and not force and _is_current(existing[planned.name], _expected(planned, present)):
+        print(f"{planned.name}: finished with these parameters, not run again", file=stream, flush=True)
+        return
+    if unfinished in existing:  # done, but not renamed by a run that was killed
+        dvc_output("exp", "remove", unfinished)
+    if planned.name in existing:
+        words[words.index(planned.name)] = unfinished
+    print("$ " + " ".join(words), file=stream, flush=True)
+    if run_stoppable([sys.executable, "-m", *words], STDERR if as_json else None):
         raise UserError("the row stopped, see above; finished stages are cached: the same command goes on from there")
-    if row in existing:
-        _dvc("exp", "rename", "--force", row + UNFINISHED, row)
+    if planned.name in existing:
+        dvc_output("exp", "rename", "--force", unfinished, planned.name)
 
 
-def _dvc(*words: str) -> str:
-    """What a short DVC command prints; raises UserError with its complaint."""
-    done = subprocess.run([sys.executable, "-m", "dvc", *words], check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"dvc {' '.join(words)}: {' '.join(done.stderr.split())}")
-    return done.stdout
+def _is_current(reference: str, expected: Settings) -> bool:
+    return not other_parameters(reference, expected) and not other_code(reference)
 
 
-def _call(words: list[str]) -> int:
-    """Exit code of a command, which is stopped with all that it has started when this process is."""
-    process = subprocess.Popen(words, process_group=0)
-    try:
-        return process.wait()
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(process.pid, signal.SIGINT)
-                process.wait(STOP_TIMEOUT_S)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+def _finished_runs(
+    plan: list[PlannedRun], commit: str, present: Settings
+) -> tuple[dict[str, dict[int, str]], dict[str, str], list[str]]:
+    """Experiments to be compared, by row and seed; why the other runs are missing; remarks about those compared.
+
+    What ran with other parameters is not compared; what ran with other code is, with a remark.
+    """
+    experiments = finished_experiments(commit)
+    found, missing, remarks = {}, {}, []
+    for planned in plan:
+        if (reference := experiments.get(planned.name)) is None:
+            missing[planned.name] = "not run"
+        elif other := other_parameters(reference, _expected(planned, present)):
+            missing[planned.name] = f"run with another {', '.join(other)}"
+        else:
+            found.setdefault(planned.row, {})[planned.seed] = reference
+            if files := other_code(reference):
+                remarks.append(f"{planned.name} ran with other code than the workspace's: {', '.join(files)}")
+    return found, missing, remarks
+
+
+def _listed(missing: dict[str, str]) -> str:
+    return "; ".join(f"{name} ({reason})" for name, reason in missing.items())
 
 
 @contextlib.contextmanager
