@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from imports import NEUTRAL
 from ruamel.yaml import YAML
 from scmrepo.git import Git
@@ -162,3 +163,10 @@ def test_the_readme_has_the_four_rows_as_they_are_run():
 def test_dvc_finds_what_is_added_to_the_inputs(folder):
     """With `/data/*` in .gitignore DVC overlooks *.dvc files below `data/`; `/data/?*` is right."""
     assert not Git(str(ROOT)).is_ignored(f"{ROOT / folder}/"), folder
+
+
+@pytest.mark.parametrize("name", ["README.md", ".gitignore"])
+def test_what_is_no_input_in_the_folders_of_inputs_reruns_nothing(name):
+    """`dvc add` leaves a .gitignore there, which stays when the file has gone again."""
+    with Repo(str(ROOT)) as repo:
+        assert repo.dvcignore.is_ignored_file(str(ROOT / "data/inputs/weights" / name))
