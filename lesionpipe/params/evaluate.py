@@ -14,10 +14,10 @@ class Evaluate(Section):
     iou: float = Field(gt=0, le=1)
     fp_rates: tuple[Rate, ...] = Field(min_length=1)
     size_edges_mm: tuple[Positive, ...]
-    bootstrap: int = Field(ge=0)
+    bootstrap: int = Field(ge=0, le=1_000_000)
     seed: Seed
     operating_fp: Rate
-    report_slices: int = Field(ge=0)
+    report_slices: int = Field(ge=0, le=1_000_000)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

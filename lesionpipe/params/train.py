@@ -9,8 +9,8 @@ from lesionpipe.params.section import Fraction, Positive, Precision, Section, Se
 
 class Train(Section):
     seed: Seed
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=1_000_000)
+    batch_size: int = Field(ge=1, le=10_000)
     learning_rate: Positive
     schedule: Literal["plateau", "cosine"]
     warmup_epochs: float = Field(ge=0, allow_inf_nan=False)
