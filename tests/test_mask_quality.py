@@ -100,8 +100,15 @@ def test_a_mask_of_an_unknown_lesion_is_refused_in_one_line(root, folder):
     """It was a KeyError where lesions.csv had lost its rows."""
     lesions = read_lesions()
     write_csv("data/lesions.csv", lesions[lesions["lesion"] != 4])
-    with pytest.raises(UserError, match=r"data/masks/01\.csv: lesion 4 is not in data/lesions\.csv; run `dvc repro"):
+    with pytest.raises(UserError, match=r"lesion 4 is in data/masks/01\.csv alone; run `dvc repro -f masks@01`"):
         run_stage(root)
     write_csv("data/lesions.csv", lesions[:0])
     with pytest.raises(UserError, match=r"data/lesions\.csv: has a header and no lesion; run `dvc repro -f lesions`"):
+        run_stage(root)
+
+
+def test_a_table_of_methods_that_was_cut_is_refused(root, folder):
+    path = Path("data/masks/01.csv")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=r"lesion 6 is in data/lesions\.csv alone; run `dvc repro -f masks@01`"):
         run_stage(root)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from imports import closure, holds_code, is_neutral
 from toy_set import write_toy_set
 from train_stage import ENVIRONMENT, start_stage
 
@@ -119,3 +120,11 @@ def test_two_processes_with_one_fingerprint_both_end_with_the_same_bytes(tmp_pat
     for name in ("data/model.safetensors", "metrics/train.csv", "metrics/train.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert list((tmp_path / "scratch/train").iterdir()) == []
+
+
+def test_the_fingerprint_and_dvc_agree_on_the_code_that_changes_no_result(root):
+    loaded = {path for path in closure(root / "stages/train.py") if holds_code(path)}
+    assert len(loaded) > 20
+    for path in loaded:
+        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        assert state.is_neutral(module) == is_neutral(path), module

@@ -28,15 +28,15 @@ def masks_with_lesions(parts: Sequence[str], lesions: pd.DataFrame) -> pd.DataFr
     """A row per mask: lesion, method, reason, area_px, and the lesion's columns of data/lesions.csv.
 
     Raises:
-        UserError: a mask's lesion isn't in data/lesions.csv.
+        UserError: a table's lesions aren't those of its part in data/lesions.csv.
     """
-    known, tables = set(lesions["lesion"]), []
+    tables = []
     for part in parts:
-        table = read_methods_table(f"{MASKS_FOLDER}/{part}.csv")
-        foreign = table.loc[~table["lesion"].isin(known), "lesion"]
-        if len(foreign):
-            problem = f"{MASKS_FOLDER}/{part}.csv: lesion {foreign.iloc[0]} is not in data/lesions.csv"
-            raise UserError(f"{problem}; run `dvc repro masks@{part}`")
+        path, own = f"{MASKS_FOLDER}/{part}.csv", lesions.loc[lesions["part"] == part, "lesion"]
+        table = read_methods_table(path)
+        if differing := sorted(set(own) ^ set(table["lesion"])):
+            where = f"{path} alone" if differing[0] in set(table["lesion"]) else "data/lesions.csv alone"
+            raise UserError(f"{path}: lesion {differing[0]} is in {where}; run `dvc repro -f masks@{part}`")
         tables.append(table)
     return pd.concat(tables, ignore_index=True).merge(lesions, on="lesion")
 

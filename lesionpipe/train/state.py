@@ -32,8 +32,8 @@ from lesionpipe.core.tensor_file import Unreadable, load_tensors, save_tensors
 # Code that can't change a result: a reworded message must not restart a training of days. `params` only checks values,
 # which are in the fingerprint themselves.
 NEUTRAL = (
-    *(f"lesionpipe.core.{name}" for name in ("errors", "progress", "files", "parallel", "hashing", "scratch")),
-    *("lesionpipe.params", "lesionpipe.download.transfer", "lesionpipe.download.queue", "lesionpipe.train.state"),
+    *(f"lesionpipe.core.{name}" for name in ("errors", "files", "hashing", "parallel", "progress", "scratch")),
+    *("lesionpipe.core.table_checks", "lesionpipe.params", "lesionpipe.train.state"),
 )
 CONTENT = {"rows": list, "times": list, "best": dict, "detector": dict, "optimizer": dict}
 
