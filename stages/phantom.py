@@ -17,11 +17,7 @@ def main() -> None:
     part = part_argument(params.dataset.parts)
     drawn = params.phantom
     settings = PhantomSettings(
-        drawn.seed,
-        drawn.patients_per_part,
-        drawn.key_slices_per_patient,
-        drawn.image_size,
-        drawn.extra_test_patients,
+        drawn.seed, drawn.patients_per_part, drawn.key_slices_per_patient, drawn.image_size, drawn.extra_test_patients
     )
     with atomic_folder(Path("data/phantom") / part) as folder:
         if params.dataset.source == "phantom":

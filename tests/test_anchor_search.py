@@ -262,10 +262,7 @@ def test_impossible_options_are_refused_by_name(info, words):
     assert refused(info(info_row(1, "11, 21, 41, 61")), *words).startswith(f"{words[0]} {words[1]}:")
 
 
-TARGETS = [
-    (("--levels", "2-6"), "mean_iou_grid", 0.804),
-    (("--levels", "3-7"), "mean_iou_grid", 0.717),
-]
+TARGETS = [(("--levels", "2-6"), "mean_iou_grid", 0.804), (("--levels", "3-7"), "mean_iou_grid", 0.717)]
 
 
 @pytest.mark.parametrize(("words", "name", "least"), TARGETS)

@@ -6,17 +6,7 @@ import collections
 import subprocess
 
 import pytest
-from imports import (
-    PACKAGE,
-    ROOT,
-    closure,
-    code_of,
-    expanded,
-    imported_files,
-    parameters_of,
-    shortest_list,
-    shown,
-)
+from imports import PACKAGE, ROOT, closure, code_of, expanded, imported_files, parameters_of, shortest_list, shown
 from ruamel.yaml import YAML
 
 from lesionpipe.params import Params

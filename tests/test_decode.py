@@ -15,12 +15,7 @@ from lesionpipe.detectors.retinanet.decode import decode_maps
 from lesionpipe.detectors.retinanet.network import RawMaps
 
 SETTINGS = DecodingSettings(
-    score_threshold=0.0,
-    topk_candidates=100,
-    nms_iou=0.5,
-    detections_per_image=100,
-    calibrate=False,
-    mask_threshold=0.5,
+    score_threshold=0.0, topk_candidates=100, nms_iou=0.5, detections_per_image=100, calibrate=False, mask_threshold=0.5
 )
 SIZE = (64, 64)
 LOGIT_OF_3_4 = 1.0986123  # ln 3

@@ -11,11 +11,7 @@ LOG_INTERVAL_S = 30
 
 
 def progress(
-    items: Iterable[Item] | None,
-    label: str,
-    total: int | None = None,
-    unit: str = "it",
-    unit_scale: bool = False,
+    items: Iterable[Item] | None, label: str, total: int | None = None, unit: str = "it", unit_scale: bool = False
 ) -> tqdm:
     """A tqdm bar over `items` (or one to be advanced by hand when None), refreshed rarely where no terminal listens.
 

@@ -89,7 +89,7 @@ class Patient:
 
 
 def splits(part: str, settings: PhantomSettings) -> np.ndarray:
-    """TRAIN, VAL or TEST for each patient of a part (n,): 70, 15 and 15 %, at least one of each; the extra ones TEST."""
+    """TRAIN, VAL or TEST for each patient of a part (n,): 70, 15 and 15 %, at least one of each; extra ones TEST."""
     n = settings.patients_per_part
     held_out = max(1, round(HELD_OUT * n))
     made = np.repeat([VAL, TEST, TRAIN], [held_out, held_out, n - 2 * held_out])
