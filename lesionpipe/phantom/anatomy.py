@@ -59,9 +59,7 @@ class Anatomy:
 
     def _paint_belly(self, canvas: Canvas, z: float, tissue: Tissue) -> None:
         t = self.body.level(z)
-        for name in ("liver", "left_lobe"):
-            self._organ(canvas, name, t, tissue)
-        for name in ("gallbladder", "spleen", "stomach", "pancreas"):
+        for name in ("liver", "left_lobe", "gallbladder", "spleen", "stomach", "pancreas"):
             self._organ(canvas, name, t, tissue)
         self._fill_stomach(canvas, t, tissue)
         self._tube(canvas, "mesenteric", z, Label.VESSEL, tissue.vein - 15, (Label.PERITONEUM,))
@@ -143,14 +141,18 @@ class Anatomy:
 def make_anatomy(rng: np.random.Generator, field_mm: float, female: bool) -> Anatomy:
     """A patient whose trunk fits a field of view of `field_mm`."""
     body = random_body(rng, field_mm, female)
-    chosen = organs.CHEST_ORGANS | organs.BELLY_ORGANS | {"bladder": organs.BLADDER}
-    chosen |= {"womb": organs.WOMB} if female else {"prostate": organs.PROSTATE}
+    pelvis = organs.organs_of("pelvis")
+    chosen = organs.organs_of("chest") | organs.organs_of("belly")
+    chosen |= {name: pelvis[name] for name in ("bladder", "womb" if female else "prostate")}
     bowel, loop_of = tubes.small_bowel(rng, body)
     loops = int(loop_of.max()) + 1
     return Anatomy(
         body=body,
         organs={name: place_organ(rng, organ) for name, organ in chosen.items()},
-        tubes=tubes.courses(rng, body) | _trees(rng, body) | {"bowel": bowel} | _specks(rng, body),
+        tubes=tubes.courses(rng, body)
+        | _trees(rng, body)
+        | {"bowel": bowel}
+        | {"nodes": _nodes(rng, body), "calcifications": _calcifications(rng, body)},
         loop_filling=rng.choice(len(BOWEL_FILLINGS), loops, p=(0.35, 0.3, 0.25, 0.1)),
         loop_contrast=rng.random(loops) < 0.5,
         loop_of=loop_of,
@@ -170,21 +172,11 @@ def _trees(rng: np.random.Generator, body: Body) -> dict[str, Tubes]:
     }
 
 
-def _specks(rng: np.random.Generator, body: Body) -> dict[str, Tubes]:
-    return {"nodes": _nodes(rng, body), "calcifications": _calcifications(rng, body)}
-
-
 def _nodes(rng: np.random.Generator, body: Body, number: int = 110) -> Tubes:
     """Normal nodes: short ovals of 4 to 7 mm in the fat of mediastinum, mesentery, armpits and groins."""
     middle = np.stack([rng.normal(0, 0.3, number), rng.uniform(-0.6, 0.35, number), rng.uniform(0.1, 2.9, number)], 1)
-    sides = np.stack(
-        [
-            rng.choice([-1, 1], number) * rng.uniform(0.75, 1.15, number),
-            rng.uniform(-0.9, 0.2, number),
-            rng.choice([0.15, 2.75], number) + rng.normal(0, 0.15, number),
-        ],
-        1,
-    )
+    u, v = rng.choice([-1, 1], number) * rng.uniform(0.75, 1.15, number), rng.uniform(-0.9, 0.2, number)
+    sides = np.stack([u, v, rng.choice([0.15, 2.75], number) + rng.normal(0, 0.15, number)], 1)
     start = np.array([body.point(*p) for p in np.where(rng.random((number, 1)) < 0.5, middle, sides)])
     ends = np.stack([start, start + rng.normal(0, 2.2, start.shape)], axis=1)
     return Tubes(ends, rng.uniform(1.7, 3.3, number))

@@ -1,7 +1,7 @@
 """The phantom's files of a part: official slices, true masks, rows of DL_info.csv; equal bytes for equal seeds."""
 
 import zipfile
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from lesionpipe.core.files import atomic_path
 from lesionpipe.core.formats import write_csv
 from lesionpipe.core.parallel import parallel_map
-from lesionpipe.phantom.plan import plan_patient
+from lesionpipe.phantom.plan import Patient, plan_patient
 from lesionpipe.phantom.render import random_texture, render_slice
 from lesionpipe.phantom.settings import PhantomSettings
 from lesionpipe.phantom.table import lesion_table, patient_rows
@@ -19,13 +19,6 @@ from lesionpipe.phantom.table import lesion_table, patient_rows
 PNG_LEVEL = 1  # noise hardly compresses, so a higher level only costs time
 MASK_FOLDER = "true_masks"
 _DATE = (1980, 1, 1, 0, 0, 0)
-
-
-@dataclass(frozen=True)
-class _Job:
-    settings: PhantomSettings
-    part: str
-    index: int
 
 
 class _PatientFiles(NamedTuple):
@@ -43,8 +36,8 @@ def write_part(part: str, settings: PhantomSettings, folder: Path, workers: int 
     The content depends on the settings and the part alone, not on other parts or the number of workers (0: one per
     core).
     """
-    jobs = [_Job(settings, part, index) for index in range(settings.patients)]
-    patients = parallel_map(_draw_patient, jobs, f"phantom {part}", workers, unit="patient")
+    draw = partial(_draw_patient, settings, part)
+    patients = parallel_map(draw, range(settings.patients), f"phantom {part}", workers, unit="patient")
     folder, rows = Path(folder), []
     with (
         atomic_path(folder / f"Images_png_{part}.zip") as images_path,
@@ -66,30 +59,29 @@ def _add(archive: zipfile.ZipFile, files: dict[str, bytes]) -> None:
         archive.writestr(info, content)
 
 
-def _draw_patient(job: _Job) -> _PatientFiles:
+def _draw_patient(settings: PhantomSettings, part: str, index: int) -> _PatientFiles:
     """All that the files hold of one patient."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # patients are spread over processes already
     try:
-        return _render_patient(job)
+        return _render_patient(plan_patient(settings, part, index), settings.seed)
     finally:
         cv2.setNumThreads(threads)
 
 
-def _render_patient(job: _Job) -> _PatientFiles:
-    patient = plan_patient(job.settings, job.part, job.index)
-    texture = random_texture(np.random.default_rng([job.settings.seed, patient.number, 3]))
+def _render_patient(patient: Patient, seed: int) -> _PatientFiles:
+    texture = random_texture(np.random.default_rng([seed, patient.number, 3]))
     slices, masks = {}, {}
     for scan in patient.scans:
         for number in scan.stored:
-            picture = render_slice(patient, scan, number, texture, job.settings.seed)
+            picture = render_slice(patient, scan, number, texture, seed)
             slices[f"Images_png/{scan.name}/{number:03d}.png"] = _png(picture, PNG_LEVEL)
         for key in scan.key_slices:
             for k, lesion in enumerate(key.lesions, start=1):
                 mask = scan.section(lesion, key.number).full(scan.size)
                 name = f"{MASK_FOLDER}/{scan.name}_{key.number:03d}_lesion{k}.png"
                 masks[name] = _png(mask.astype(np.uint8) * 255, 6)
-    return _PatientFiles(slices, masks, patient_rows(patient, job.settings.seed))
+    return _PatientFiles(slices, masks, patient_rows(patient, seed))
 
 
 def _png(picture: np.ndarray, level: int) -> bytes:

@@ -8,29 +8,11 @@ import numpy as np
 from lesionpipe.phantom.canvas import Canvas, Label, fill_mask
 from lesionpipe.phantom.lesions import Lesion
 from lesionpipe.phantom.plan import Patient, Scan
+from lesionpipe.phantom.tissue import tissue_table
 
 BLUR_MM = 0.65  # standard deviation of the scanner's point spread
 NOISE_MM = 0.65  # standard deviation of the kernel that correlates the noise
 TEXTURE_PX = 96  # side of the coarse fields of uneven tissue
-# HU by which tissues are uneven on a scale of millimetres.
-UNEVEN = {
-    Label.FAT: 7,
-    Label.PERITONEUM: 10,
-    Label.MEDIASTINUM: 9,
-    Label.MUSCLE: 9,
-    Label.LUNG: 22,
-    Label.LIVER: 3.5,
-    Label.SPLEEN: 3,
-    Label.BONE: 55,
-    Label.KIDNEY: 6,
-    Label.COLON: 60,
-    Label.BOWEL: 8,
-    Label.PANCREAS: 10,
-    Label.STOMACH: 8,
-    Label.HEART: 5,
-    Label.WOMB_PROSTATE: 7,
-}
-
 MOVABLE = (Label.BOWEL, Label.COLON, Label.PANCREAS, Label.STOMACH, Label.VESSEL, Label.HEART, Label.MUSCLE, Label.NODE)
 
 
@@ -63,7 +45,8 @@ def render_slice(patient: Patient, scan: Scan, number: int, texture: Texture, se
     patient.anatomy.paint(canvas, z, scan.tissue)
     field = texture.at(z, scan.size)
     uneven = np.zeros(256, np.float32)
-    uneven[list(UNEVEN)] = list(UNEVEN.values())
+    for label, (*_, hu) in tissue_table().items():
+        uneven[label] = hu
     canvas.hu += uneven[canvas.label] * field
     for lesion in scan.lesions:
         _draw_lesion(canvas, lesion, z, field, scan.tissue[Label.PERITONEUM])

@@ -11,26 +11,12 @@ from lesionpipe.phantom.measure import diameters, recist
 from lesionpipe.phantom.plan import TRAIN, KeySlice, Patient, Scan
 from lesionpipe.phantom.statistics import KINDS
 
-DL_INFO_COLUMNS = (
-    "File_name",
-    "Patient_index",
-    "Study_index",
-    "Series_ID",
-    "Key_slice_index",
-    "Measurement_coordinates",
-    "Bounding_boxes",
-    "Lesion_diameters_Pixel_",
-    "Normalized_lesion_location",
-    "Coarse_lesion_type",
-    "Possibly_noisy",
-    "Slice_range",
-    "Spacing_mm_px_",
-    "Image_size",
-    "DICOM_windows",
-    "Patient_gender",
-    "Patient_age",
-    "Train_Val_Test",
-)
+DL_INFO_COLUMNS = [
+    *("File_name", "Patient_index", "Study_index", "Series_ID", "Key_slice_index"),
+    *("Measurement_coordinates", "Bounding_boxes", "Lesion_diameters_Pixel_", "Normalized_lesion_location"),
+    *("Coarse_lesion_type", "Possibly_noisy", "Slice_range", "Spacing_mm_px_", "Image_size"),
+    *("DICOM_windows", "Patient_gender", "Patient_age", "Train_Val_Test"),
+]
 DRAWN_BOX_MARGIN_PX = 5  # of the official boxes around the RECIST end points
 NOISY = 0.003  # share of rows flagged Possibly_noisy (the flag only)
 BODY_SHARE = (0.3, 0.86)  # normalised z of the tips of the lungs and the end of the pelvis
@@ -38,7 +24,7 @@ BODY_SHARE = (0.3, 0.86)  # normalised z of the tips of the lungs and the end of
 
 def lesion_table(rows: list[tuple]) -> pd.DataFrame:
     """The table of `patient_rows`, patient after patient; the k-th row of a file is lesion k of its true masks."""
-    return pd.DataFrame(rows, columns=list(DL_INFO_COLUMNS))
+    return pd.DataFrame(rows, columns=DL_INFO_COLUMNS)
 
 
 def patient_rows(patient: Patient, seed: int) -> list[tuple]:

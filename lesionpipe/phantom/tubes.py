@@ -4,7 +4,7 @@ import numpy as np
 
 from lesionpipe.phantom.body import Body
 from lesionpipe.phantom.canvas import Tubes
-from lesionpipe.phantom.organs import COURSES
+from lesionpipe.phantom.organs import tube_courses
 
 STEP_MM = 9.0  # length of the straight pieces of a curved course
 
@@ -12,7 +12,7 @@ STEP_MM = 9.0  # length of the straight pieces of a curved course
 def courses(rng: np.random.Generator, body: Body) -> dict[str, Tubes]:
     """All named courses with one patient's variation."""
     made = {}
-    for name, keys in COURSES.items():
+    for name, keys in tube_courses().items():
         shift = rng.normal(0, 0.015, 2)
         points = np.array([body.point(u + shift[0], v + shift[1], t) for u, v, t, _ in keys])
         radii = np.array([k[3] for k in keys]) * body.organ * rng.normal(1, 0.08)
