@@ -4,6 +4,7 @@ from lesionpipe.core.errors import run
 from lesionpipe.core.files import atomic_path
 from lesionpipe.core.formats import write_json
 from lesionpipe.data.schema import read_lesions
+from lesionpipe.data.slices import SliceStore
 from lesionpipe.mask_quality.contact_sheet import choose_examples, contact_sheet, save_contact_sheet
 from lesionpipe.mask_quality.quality import agreement_with_true, examples_of, masks_with_lesions, true_masks_of
 from lesionpipe.mask_quality.summary import agreement_by_group, method_counts
@@ -16,6 +17,7 @@ SHOWN_LESIONS = 24
 def main() -> None:
     params = load_params()
     parts, settings = params.dataset.parts, MaskSettings(**params.masks.model_dump())
+    SliceStore.open(parts=parts)  # refuses damaged slices
     table = masks_with_lesions(parts, read_lesions())
     true = true_masks_of(parts, table)
     summary = method_counts(table)

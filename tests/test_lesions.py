@@ -384,6 +384,10 @@ DAMAGES = {
         "line 2: x1_original_px = nan, expected a number",
     ),
     "an unknown column": (lambda text: text.replace("noisy", "noise"), "column noisy is missing"),
+    "a lesion twice": (
+        lambda text: text + text.splitlines()[-1] + "\n",
+        "line 4: lesion = 2, expected each lesion once",
+    ),
     "a column twice": (lambda text: text.replace("noisy", "split"), "column split is there twice"),
 }
 

@@ -112,3 +112,11 @@ def test_a_table_of_methods_that_was_cut_is_refused(root, folder):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(UserError, match=r"lesion 6 is in data/lesions\.csv alone; run `dvc repro -f masks@01`"):
         run_stage(root)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04" + bytes(30), None], ids=["empty", "foreign", "cut"])
+def test_damaged_slices_are_refused(root, folder, damage):
+    path = Path("data/slices/01.npy")
+    path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+    with pytest.raises(UserError, match=r"01\.npy: not a whole \.npy array"):
+        run_stage(root)

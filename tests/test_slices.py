@@ -184,6 +184,12 @@ def test_a_damaged_array_ends_in_one_line(folder, damage):
     assert str(caught.value).endswith("run `dvc repro -f preprocess@01`") and "\n" not in str(caught.value)
 
 
+def test_slices_that_are_not_square_are_refused(folder):
+    np.save(folder / "01.npy", np.zeros((3, 3, 4, 8), np.int16))
+    with pytest.raises(UserError, match=r"01\.npy: int16 \(3, 3, 4, 8\), expected int16 \(n, slices, side, side\)"):
+        SliceStore.open(folder, ["01"])
+
+
 INDICES = {
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "not UTF-8": (lambda path: path.write_bytes(b"row,\xff\n"), "not UTF-8 text at byte 4"),
@@ -196,6 +202,10 @@ INDICES = {
     "no width": (lambda path: cell(path, 2, 4, ""), "line 2: width_original_px = '', expected a whole number"),
     "a scale of 0": (lambda path: cell(path, 3, 6, "0"), "line 3: scale_x = 0.0, expected a number above 0"),
     "an endless scale": (lambda path: cell(path, 3, 7, "inf"), "line 3: scale_y = 'inf', expected a finite number"),
+    "a slice twice": (
+        lambda path: cell(path, 3, 1, "000001_01_01_001.png"),
+        "line 3: file_name = 000001_01_01_001.png",
+    ),
     "cut within a row": (lambda path: path.write_text(path.read_text()[:-20]), "line 4: has 8 of 9 fields; cut short?"),
     "cut within a field": (lambda path: path.write_text(path.read_text()[:-2]), "line 4: has no end; cut short?"),
     "an open quote": (lambda path: cell(path, 4, 8, '"exact'), "unexpected end of data"),

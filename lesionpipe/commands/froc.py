@@ -19,7 +19,9 @@ def froc(
     detections: Annotated[Path, typer.Option(help="COCO results: image_id, bbox, score.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     iou: Annotated[float, typer.Option(min=0.01, max=1, help="Overlap that counts as a hit.")] = 0.5,
-    bootstrap: Annotated[int, typer.Option(min=0, help="Draws of patients for the 95 % intervals; 0: none.")] = 1000,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help="Draws of patients for the 95 % intervals; 0: none.")
+    ] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     patient_key: Annotated[
         str | None,

@@ -57,6 +57,7 @@ def read_part_lesions(part: str, folder: str | Path = LESIONS_BY_PART) -> pd.Dat
 def _lesions(path: str | Path, allowed: Mapping[str, Collection[str]] | None = None) -> pd.DataFrame:
     check_table(path, TYPES_OF_COLUMNS, "lesions", {"split": SPLITS, **(allowed or {})})
     lesions = pd.read_csv(path, dtype=TYPES_OF_COLUMNS, usecols=COLUMNS)[COLUMNS]
+    refuse_rows(path, "lesion", lesions["lesion"], lesions["lesion"].duplicated(), "each lesion once", "lesions")
     for column in BOX:
         refuse_rows(path, column, lesions[column], lesions[column].isna(), "a number", "lesions")
     return lesions

@@ -102,6 +102,7 @@ def _read_index(folder: Path, part: str) -> pd.DataFrame:
     check_table(path, INDEX_TYPES, stage, {"split": SPLITS})
     table = pd.read_csv(path, dtype=INDEX_TYPES, usecols=list(INDEX_TYPES))[list(INDEX_TYPES)]
     refuse_rows(path, "row", table["row"], table["row"] != table.index, "0, 1, 2 and so on", stage)
+    refuse_rows(path, "file_name", table["file_name"], table["file_name"].duplicated(), "each slice once", stage)
     for column in (*IMAGE_SIZE, "scale_x", "scale_y"):
         refuse_rows(path, column, table[column], ~(table[column] > 0), "a number above 0", stage)
     return table.assign(part=part)
@@ -125,6 +126,6 @@ def _mapped(folder: Path, part: str) -> np.ndarray:
         raise UserError(f"{path}: no such file; run `dvc repro preprocess@{part}`") from None
     except (ValueError, OverflowError) as error:  # empty, cut short, another format, a header of nonsense
         raise UserError(f"{path}: not a whole .npy array ({' '.join(str(error).split())}); {advice}") from None
-    if array.dtype != np.int16 or array.ndim != 4:
+    if array.dtype != np.int16 or array.ndim != 4 or array.shape[2] != array.shape[3]:
         raise UserError(f"{path}: {array.dtype} {array.shape}, expected int16 (n, slices, side, side); {advice}")
     return array

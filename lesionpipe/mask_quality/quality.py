@@ -87,16 +87,20 @@ def agreement_with_true(parts: Sequence[str], table: pd.DataFrame, true: dict[in
 
 
 def examples_of(shown: pd.DataFrame, true: dict[int, np.ndarray]) -> list[Example]:
-    """The lesions of `shown` (rows of `masks_with_lesions`) as examples of the contact sheet, in its order."""
+    """The lesions of `shown` (rows of `masks_with_lesions`) as examples of the contact sheet, in its order.
+
+    Raises:
+        UserError: the slice of a lesion isn't there.
+    """
     found = {}
     for part, rows in shown.groupby("part"):
         known = rows.set_index("lesion")
         for task in slice_tasks(f"{SLICES_FOLDER}/{part}.npy", read_slice_index([part]), rows):
             for lesion, label in task.lesions:
-                row = known.loc[lesion]
-                found[lesion] = Example(
-                    lesion_slice(task), label, _caption(lesion, row), row["method"], true.get(lesion)
-                )
+                row, hu = known.loc[lesion], lesion_slice(task)
+                found[lesion] = Example(hu, label, _caption(lesion, row), row["method"], true.get(lesion))
+    if missing := [lesion for lesion in shown["lesion"] if lesion not in found]:
+        raise UserError(f"{SLICES_FOLDER}: no slice of lesion {missing[0]} is there; run `dvc repro preprocess`")
     return [found[lesion] for lesion in shown["lesion"]]
 
 

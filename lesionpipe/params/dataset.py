@@ -17,6 +17,8 @@ class Dataset(Section):
     def _consistent(self) -> Self:
         if len(set(self.parts)) < len(self.parts):
             raise ValueError(f"parts = {list(self.parts)}: each part may stand only once")
+        if "\0" in (self.path or ""):
+            raise ValueError(f"path = {self.path!r}: holds a NUL character, which no path can")
         if self.source in ("archives", "folder") and not self.path:
             raise ValueError(f"path = {self.path}: source '{self.source}' needs the folder that holds the data")
         return self
