@@ -10,11 +10,11 @@ import numpy as np
 from lesionpipe.core.errors import part_argument, run
 from lesionpipe.core.formats import write_csv
 from lesionpipe.core.parallel import parallel_map
-from lesionpipe.data.masks import write_masks
+from lesionpipe.data.masks import StoredMask, write_masks
 from lesionpipe.data.schema import read_part_lesions
 from lesionpipe.data.slices import SliceStore
 from lesionpipe.masks.methods import MaskSettings
-from lesionpipe.masks.part import masks_of_slice, methods_table, slice_tasks, to_store
+from lesionpipe.masks.part import masks_of_slice, methods_table, slice_tasks
 from lesionpipe.params import load_params
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     work = functools.partial(masks_of_slice, settings=MaskSettings(**params.masks.model_dump()))
     runtime = params.runtime
     made = list(parallel_map(work, tasks, f"masks {part}", runtime.workers, "slice", runtime.cluster))
-    kept = [to_store(task.row, *pair) for task, pairs in zip(tasks, made, strict=True) for pair in pairs]
+    kept = [StoredMask(n, task.row, *m[:3]) for task, pairs in zip(tasks, made, strict=True) for n, m in pairs]
     side = np.load(array, mmap_mode="r").shape[-1]
     write_masks(f"data/masks/{part}.npz", kept, side)
     write_csv(f"data/masks/{part}.csv", methods_table(pair for pairs in made for pair in pairs))

@@ -141,11 +141,9 @@ def anchors_for(anchor_set: AnchorSet, height: int, width: int) -> np.ndarray:
     Order: levels finest first; in a level the cells row by row; in a cell all ratios of the first scale, then of the
     second, and so on.
     """
-    levels = zip(anchor_set.sizes, anchor_set.strides, strict=True)
-    boxes = [
-        _anchors_of_level(cell_sides(size, anchor_set.scales, anchor_set.ratios), stride, height, width)
-        for size, stride in levels
-    ]
+    sides = (cell_sides(size, anchor_set.scales, anchor_set.ratios) for size in anchor_set.sizes)
+    levels = zip(sides, anchor_set.strides, strict=True)
+    boxes = [_anchors_of_level(of_cell, stride, height, width) for of_cell, stride in levels]
     return np.concatenate(boxes).astype(np.float32)
 
 

@@ -45,16 +45,9 @@ def _dots(axis, sides: np.ndarray, best: np.ndarray) -> None:
 
 def _crosses(axis, anchor_set: AnchorSet) -> None:
     for level, (size, stride) in enumerate(zip(anchor_set.sizes, anchor_set.strides, strict=True)):
-        width, height = cell_sides(size, anchor_set.scales, anchor_set.ratios).T
-        axis.plot(
-            width,
-            height,
-            "x",
-            markersize=5,
-            markeredgewidth=1.4,
-            color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)],
-            label=f"anchor, stride {stride}",
-        )
+        sides = cell_sides(size, anchor_set.scales, anchor_set.ratios).T
+        look = {"markersize": 5, "markeredgewidth": 1.4, "color": LEVEL_COLOURS[level % len(LEVEL_COLOURS)]}
+        axis.plot(*sides, "x", label=f"anchor, stride {stride}", **look)
 
 
 def _limits(axis, sides: np.ndarray) -> None:

@@ -7,6 +7,7 @@ of workers.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -20,9 +21,7 @@ from lesionpipe.core.errors import UserError
 from lesionpipe.params import Anchors
 
 REFERENCE_SIDE_PX = 512  # of the slice that the parameter `anchors.sizes` is meant for
-CONVERGED_SPREAD = (
-    1e-5  # the search ends early when the population's losses differ by less than this share of their mean
-)
+CONVERGED_SPREAD = 1e-5  # the search ends early when the losses differ by less than this share of their mean
 
 Bounds = tuple[float, float]
 
@@ -57,18 +56,6 @@ class SearchSpace:
         scales, pairs, factors = np.split(variables, np.cumsum([len(self.scale_bounds), len(self.ratio_bounds)]))
         sizes = np.asarray(self.sizes) * factors if self.size_bounds else np.asarray(self.sizes)
         return sizes, scales, np.concatenate([1 / pairs, [1.0], pairs])
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchObjective:
-    """The loss of a vector of variables; a class rather than a closure so that worker processes can receive it."""
-
-    space: SearchSpace
-    overlap: BestOverlap
-    objective: Literal["iou", "focal"]
-
-    def __call__(self, variables: np.ndarray) -> float:
-        return anchor_loss(self.overlap(*self.space.lists(variables)), self.objective)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +101,10 @@ def build_search_settings(settings: Anchors) -> SearchSettings:
     return SearchSettings(settings.population, settings.generations, settings.mutation, settings.seed)
 
 
+def _loss(space: SearchSpace, overlap: BestOverlap, objective: str, variables: np.ndarray) -> float:
+    return anchor_loss(overlap(*space.lists(variables)), objective)
+
+
 def search_anchors(
     space: SearchSpace, overlap: BestOverlap, objective: Literal["iou", "focal"], settings: SearchSettings
 ) -> SearchResult:
@@ -127,18 +118,12 @@ def search_anchors(
 
     def note(intermediate_result: OptimizeResult) -> None:
         losses = intermediate_result.population_energies
-        history.append(
-            {
-                "generation": len(history) + 1,
-                "evaluations": intermediate_result.nfev,
-                "best_loss": float(losses.min()),
-                "mean_loss": float(losses.mean()),
-            }
-        )
+        count = {"generation": len(history) + 1, "evaluations": intermediate_result.nfev}
+        history.append(count | {"best_loss": float(losses.min()), "mean_loss": float(losses.mean())})
 
     start = time.perf_counter()
     result = differential_evolution(
-        SearchObjective(space, overlap, objective),
+        functools.partial(_loss, space, overlap, objective),  # no closure: worker processes receive it
         space.bounds,
         rng=settings.seed,
         popsize=settings.population,

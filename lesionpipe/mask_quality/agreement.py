@@ -69,7 +69,4 @@ def extent_of(masks: list[np.ndarray], padding_px: int = 2) -> tuple[slice, slic
     rows, columns = np.flatnonzero(union.any(axis=1)), np.flatnonzero(union.any(axis=0))
     if not len(rows):
         return slice(0, 0), slice(0, 0)
-    return (
-        slice(max(rows[0] - padding_px, 0), rows[-1] + padding_px + 1),
-        slice(max(columns[0] - padding_px, 0), columns[-1] + padding_px + 1),
-    )
+    return tuple(slice(max(at[0] - padding_px, 0), at[-1] + padding_px + 1) for at in (rows, columns))

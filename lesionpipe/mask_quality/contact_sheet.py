@@ -61,9 +61,8 @@ def contact_sheet(examples: list[Example], settings: MaskSettings, title: str) -
     """All examples, two strips a row, with a title and the legend."""
     width, height = 5 * PANEL_PX, PANEL_PX + CAPTION_PX
     rows = -(-len(examples) // STRIPS_PER_ROW)
-    sheet = Image.new(
-        "RGB", (STRIPS_PER_ROW * (width + GAP_PX) + GAP_PX, 2 * CAPTION_PX + GAP_PX + rows * (height + GAP_PX))
-    )
+    size = (STRIPS_PER_ROW * (width + GAP_PX) + GAP_PX, 2 * CAPTION_PX + GAP_PX + rows * (height + GAP_PX))
+    sheet = Image.new("RGB", size)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
     draw.text((GAP_PX, 2), title, font=font)
     legend = "slice with RECIST | trimap | " + " | ".join(METHODS) + "     red: used, yellow: not used, blue: true"
@@ -81,9 +80,8 @@ def example_strip(example: Example, settings: MaskSettings) -> np.ndarray:
     side = len(example.hu)
     label = example.label._replace(box=usable_box(example.label.box, side))
     centre = (label.box[:2] + label.box[2:]) / 2
-    step = (
-        max(1.6 * float(np.max(label.box[2:] - label.box[:2])), 16.0) / PANEL_PX
-    )  # px of the slice per px of the panel
+    # px of the slice per px of the panel
+    step = max(1.6 * float(np.max(label.box[2:] - label.box[:2])), 16.0) / PANEL_PX
     start = centre - step * (PANEL_PX - 1) / 2
     grid = PixelGrid(start[0] + step * np.arange(PANEL_PX), start[1] + step * np.arange(PANEL_PX), 1)
     grey = np.rint(_sampled(windowed(example.hu, label.window), grid, cv2.INTER_LINEAR)).astype(np.uint8)
@@ -123,9 +121,8 @@ def _with_trimap(plain: np.ndarray, label: WeakLabel, grid: PixelGrid, settings:
     method = "grabcut" if settings.method == "ellipse" else settings.method
     trimap = trimap_of(method, label, grid, settings.background_ellipse_factor)
     panel = np.where((trimap == recist.TRIMAP_BACKGROUND)[:, :, None], plain // 3, plain)
-    return np.where(
-        (trimap == recist.TRIMAP_FOREGROUND)[:, :, None], plain // 2 + np.array(SEED_COLOUR, np.uint8) // 2, panel
-    )
+    tinted = plain // 2 + np.array(SEED_COLOUR, np.uint8) // 2
+    return np.where((trimap == recist.TRIMAP_FOREGROUND)[:, :, None], tinted, panel)
 
 
 def _outlined(
@@ -152,9 +149,8 @@ def save_contact_sheet(path: Path, sheet: Image.Image) -> None:
 def _palette(greys: int) -> Image.Image:
     """Greys, the same greys under the tint of the seeds, and the colours of the lines."""
     ramp = np.repeat(np.linspace(0, 255, greys).round().astype(int)[:, None], 3, axis=1)
-    colours = np.concatenate(
-        [ramp, ramp // 2 + np.array(SEED_COLOUR) // 2, [USED_COLOUR, OTHER_COLOUR, TRUE_COLOUR, RECIST_COLOUR]]
-    )
+    lines = [USED_COLOUR, OTHER_COLOUR, TRUE_COLOUR, RECIST_COLOUR]
+    colours = np.concatenate([ramp, ramp // 2 + np.array(SEED_COLOUR) // 2, lines])
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours.astype(np.uint8).tobytes())
     return palette

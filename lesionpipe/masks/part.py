@@ -13,11 +13,10 @@ import pandas as pd
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.geometry import to_stored
-from lesionpipe.data.masks import StoredMask
 from lesionpipe.data.schema import BOX, RECIST, RECIST_MARGIN_PX
 from lesionpipe.masks.methods import LesionMask, MaskSettings, WeakLabel, make_mask
 
-METHOD_COLUMNS = ("lesion", "method", "reason", "area_px")
+METHOD_COLUMNS = {"lesion": int, "method": str, "reason": str, "area_px": int}
 
 
 class SliceTask(NamedTuple):
@@ -74,11 +73,6 @@ def masks_of_slice(task: SliceTask, settings: MaskSettings) -> list[tuple[int, L
     return [(lesion, make_mask(hu, label, settings)) for lesion, label in task.lesions]
 
 
-def to_store(row: int, lesion: int, made: LesionMask) -> StoredMask:
-    """A mask in the form that `write_masks` takes."""
-    return StoredMask(lesion, row, made.x0, made.y0, made.mask)
-
-
 def methods_table(made: Iterable[tuple[int, LesionMask]]) -> pd.DataFrame:
     """`METHOD_COLUMNS` of lesion numbers and their masks, in the order given."""
     rows = [(lesion, mask.method, mask.reason, int(mask.mask.sum())) for lesion, mask in made]
@@ -92,9 +86,8 @@ def read_methods_table(path: str | Path) -> pd.DataFrame:
         UserError: the file is missing, or isn't this table.
     """
     part = Path(path).stem
-    types = {"lesion": int, "method": str, "reason": str, "area_px": int}
     try:
-        return pd.read_csv(path, keep_default_na=False, dtype=types, usecols=METHOD_COLUMNS)
+        return pd.read_csv(path, keep_default_na=False, dtype=METHOD_COLUMNS, usecols=list(METHOD_COLUMNS))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `dvc repro masks@{part}`") from None
     except ValueError as error:  # of pandas' parser and of the text's encoding as well

@@ -118,13 +118,8 @@ def _distance(x: np.ndarray, y: np.ndarray, start: np.ndarray, end: np.ndarray) 
     return np.hypot(x - start[0] - share * along[0], y - start[1] - share * along[1])
 
 
-def draw_box(box: np.ndarray, grid: PixelGrid) -> np.ndarray:
-    """Pixels whose centre lies in a box xyxy: bool (h, w)."""
-    inside_x = (grid.x >= box[0]) & (grid.x <= box[2])
-    return inside_x[None, :] & ((grid.y >= box[1]) & (grid.y <= box[3]))[:, None]
-
-
 def trimap(foreground: np.ndarray, box: np.ndarray, grid: PixelGrid) -> np.ndarray:
     """Trimap uint8 (h, w): sure background outside the box, sure foreground where given inside it, the rest unknown."""
-    inside = draw_box(box, grid)
+    inside_x, inside_y = (grid.x >= box[0]) & (grid.x <= box[2]), (grid.y >= box[1]) & (grid.y <= box[3])
+    inside = inside_x[None, :] & inside_y[:, None]
     return np.where(inside, np.where(foreground, TRIMAP_FOREGROUND, TRIMAP_UNKNOWN), TRIMAP_BACKGROUND).astype(np.uint8)

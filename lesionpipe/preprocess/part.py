@@ -105,13 +105,8 @@ def _with_sizes(reader: SliceReader, key_slices: pd.DataFrame) -> pd.DataFrame:
 
 def _job(reader: SliceReader, row: NamedTuple, settings: StackSettings) -> StackJob:
     series, number = split_name(row.file_name)
-    plan = plan_stack(
-        int(number),
-        row.slice_interval_mm,
-        lambda n: reader.exists(_file_name(series, n)),
-        settings.slices,
-        settings.spacing_mm,
-    )
+    place = int(number), row.slice_interval_mm, lambda n: reader.exists(_file_name(series, n))
+    plan = plan_stack(*place, settings.slices, settings.spacing_mm)
     return StackJob(series, int(number), plan, row.width_original_px, row.height_original_px)
 
 

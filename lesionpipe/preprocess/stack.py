@@ -61,19 +61,15 @@ def plan_stack(
         exists: whether a slice number of this series exists.
     """
     known = interval_mm is not None and interval_mm > 0 and 0 < slices * spacing_mm / interval_mm < MOST_STEPS
-    below, above, weights, kinds = [], [], [], []
+    found = []
     for k in range(-(slices // 2), slices // 2 + 1):
-        if k == 0:
-            low, high, weight, kind = 0, 0, 0.0, "exact"
-        elif known:
-            low, high, weight, kind = _around(k * spacing_mm / interval_mm, lambda step: exists(key_slice + step))
+        if known and k:
+            found.append(_around(k * spacing_mm / interval_mm, lambda step: exists(key_slice + step)))
         else:
-            low, high, weight, kind = 0, 0, 0.0, "unknown interval"
-        below.append(key_slice + low)
-        above.append(key_slice + high)
-        weights.append(weight)
-        kinds.append(kind)
-    return Plan(tuple(below), tuple(above), tuple(weights), min(kinds, key=NEIGHBOUR_KINDS.index))
+            found.append((0, 0, 0.0, "unknown interval" if k else "exact"))
+    low, high, weight, kinds = zip(*found, strict=True)
+    below, above = (tuple(key_slice + step for step in steps) for steps in (low, high))
+    return Plan(below, above, weight, min(kinds, key=NEIGHBOUR_KINDS.index))
 
 
 def _around(position: float, exists: Callable[[int], bool]) -> tuple[int, int, float, str]:
