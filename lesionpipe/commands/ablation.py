@@ -33,31 +33,12 @@ PARAMS = Path("params.yaml")
 UNFINISHED = ".new"  # behind the name of a row that is run again, until it is done
 STDERR = 2  # file descriptor
 # Each row moves the switches of the one before; what a row does not name is as in params.yaml.
+SWITCHES = ("anchors.use", "network.levels", "network.mask_branch", "network.attention")
 ROWS: dict[str, dict[str, str]] = {
-    "original": {
-        "anchors.use": "default",
-        "network.levels": "P3-P7",
-        "network.mask_branch": "false",
-        "network.attention": "false",
-    },
-    "anchor-optimisation": {
-        "anchors.use": "searched",
-        "network.levels": "P3-P7",
-        "network.mask_branch": "false",
-        "network.attention": "false",
-    },
-    "dense-supervision": {
-        "anchors.use": "searched",
-        "network.levels": "P2-P6",
-        "network.mask_branch": "true",
-        "network.attention": "false",
-    },
-    "attention-gate": {
-        "anchors.use": "searched",
-        "network.levels": "P2-P6",
-        "network.mask_branch": "true",
-        "network.attention": "true",
-    },
+    "original": dict(zip(SWITCHES, ("default", "P3-P7", "false", "false"), strict=True)),
+    "anchor-optimisation": dict(zip(SWITCHES, ("searched", "P3-P7", "false", "false"), strict=True)),
+    "dense-supervision": dict(zip(SWITCHES, ("searched", "P2-P6", "true", "false"), strict=True)),
+    "attention-gate": dict(zip(SWITCHES, ("searched", "P2-P6", "true", "true"), strict=True)),
 }
 
 

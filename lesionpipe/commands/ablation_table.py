@@ -10,7 +10,7 @@ from lesionpipe.commands.froc import FROC_RATES
 from lesionpipe.evaluate.bootstrap import PatientDraws
 from lesionpipe.evaluate.comparison import on_images_of, require_same_truth
 from lesionpipe.evaluate.revisions import open_run
-from lesionpipe.evaluate.scores import null_if_nan
+from lesionpipe.evaluate.scores import by_rate, null_if_nan
 from lesionpipe.evaluate.seeds import RowSummary, StepTest, compare_rows, score_runs, summarise_row
 from lesionpipe.evaluate.truth import Detections, Truth
 from lesionpipe.params import Params
@@ -69,7 +69,7 @@ def ablation_json(table: AblationTable) -> dict:
         "rows": {row: summary and _row_json(summary) for row, summary in table.rows.items()},
         "steps": [
             {"before": before, "after": after, "seeds": list(step.seeds)}
-            | {"at": _by_rate(difference=step.difference, low=step.low, high=step.high, p=step.p)}
+            | {"at": by_rate(FROC_RATES, difference=step.difference, low=step.low, high=step.high, p=step.p)}
             for (before, after), step in table.steps.items()
         ],
     }
@@ -107,29 +107,23 @@ def _open_runs(
     first, first_reference, found = None, "", {}
     for row, runs in finished.items():
         for seed, reference in runs.items():
-            run = open_run(reference, SPLIT, params.dataset.parts, params.lesions.noisy)
+            truth, detections = open_run(reference, SPLIT, params.dataset.parts, params.lesions.noisy)
             if first is None:
-                first, first_reference = run.truth, reference
-            require_same_truth(first, run.truth, (first_reference, reference))
-            found.setdefault(row, {})[seed] = on_images_of(first, run.detections, run.truth)
+                first, first_reference = truth, reference
+            require_same_truth(first, truth, (first_reference, reference))
+            found.setdefault(row, {})[seed] = on_images_of(first, detections, truth)
     return first, found
 
 
 def _row_json(summary: RowSummary) -> dict:
     return {
         "seeds": list(summary.seeds),
-        "at": _by_rate(mean=summary.mean, spread=summary.spread, low=summary.low, high=summary.high),
+        "at": by_rate(FROC_RATES, mean=summary.mean, spread=summary.spread, low=summary.low, high=summary.high),
         "average_precision": {
             "mean": null_if_nan(summary.average_precision),
             "spread": null_if_nan(summary.average_precision_spread),
         },
     }
-
-
-def _by_rate(**columns: np.ndarray) -> dict[str, dict[str, float | None]]:
-    rows = zip(*columns.values(), strict=True)
-    values = ({name: null_if_nan(float(v)) for name, v in zip(columns, row, strict=True)} for row in rows)
-    return {f"{rate:g}": row for rate, row in zip(FROC_RATES, values, strict=True)}
 
 
 def _row_cells(summary: RowSummary | None, at: int) -> list[str]:

@@ -82,7 +82,7 @@ def anchors(
         numbered,
         _intervals("--scale-bounds", scale_bounds, scales),
         _intervals("--ratio-bounds", ratio_bounds, ratio_pairs),
-        _factor(size_bounds),
+        None if size_bounds is None else _intervals("--size-bounds", size_bounds, 1)[0],
     )
     given, images = _resized(*read_boxes(boxes, split), resize)
     searched, pixel = (np.trunc(given), 1) if paper_pixels else (given, 0)
@@ -119,12 +119,8 @@ def anchor_statistics(anchor_set: AnchorSet, boxes: np.ndarray, images: np.ndarr
 def result_as_dict(found: SearchResult, boxes: np.ndarray, images: np.ndarray) -> dict:
     """What ``--json`` prints; sizes and strides in px, `loss` what the search minimised."""
     effort = {"evaluations": found.evaluations, "seconds": round(found.seconds, 3)}
-    return (
-        found.anchors.to_dict()
-        | anchor_statistics(found.anchors, boxes, images)
-        | effort
-        | {"boxes": len(boxes), "loss": found.loss}
-    )
+    statistics = anchor_statistics(found.anchors, boxes, images)
+    return found.anchors.to_dict() | statistics | effort | {"boxes": len(boxes), "loss": found.loss}
 
 
 def result_as_text(result: dict, default: dict[str, float]) -> str:
@@ -171,10 +167,6 @@ def _intervals(option: str, text: str, wanted: int) -> tuple[tuple[float, float]
     if len(pairs) not in (1, wanted):
         raise UserError(f"{option} {text}: give one low,high for all, or one for each of the {wanted}")
     return pairs * wanted if len(pairs) == 1 else pairs
-
-
-def _factor(text: str | None) -> tuple[float, float] | None:
-    return None if text is None else _intervals("--size-bounds", text, 1)[0]
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

@@ -9,8 +9,10 @@ from lesionpipe.commands.console import print_text
 from lesionpipe.core.errors import UserError
 from lesionpipe.evaluate.comparison import Comparison, on_images_of, paired_bootstrap, require_same_truth
 from lesionpipe.evaluate.revisions import open_run
-from lesionpipe.evaluate.scores import null_if_nan
+from lesionpipe.evaluate.scores import by_rate
 from lesionpipe.params import load_params
+
+DIFFERENCE_COLUMNS = ("a", "b", "difference", "low", "high", "p")  # of `Comparison`, one number per rate
 
 
 def compare(
@@ -28,12 +30,10 @@ def compare(
     chosen, noisy = params.evaluate, params.lesions.noisy
     if not chosen.bootstrap:
         raise UserError("params.yaml: evaluate.bootstrap = 0: a comparison needs draws; set it to 1000")
-    one, other = open_run(a, split, params.dataset.parts, noisy), open_run(b, split, params.dataset.parts, noisy)
-    require_same_truth(one.truth, other.truth, (a, b))
-    others = on_images_of(one.truth, other.detections, other.truth)
-    result = paired_bootstrap(
-        one.truth, one.detections, others, chosen.fp_rates, chosen.iou, chosen.bootstrap, chosen.seed
-    )
+    (truth, found), (own, others) = (open_run(name, split, params.dataset.parts, noisy) for name in (a, b))
+    require_same_truth(truth, own, (a, b))
+    both = found, on_images_of(truth, others, own)
+    result = paired_bootstrap(truth, *both, chosen.fp_rates, chosen.iou, chosen.bootstrap, chosen.seed)
     if as_json:
         print_text(json.dumps(comparison_json(result), indent=1, allow_nan=False))
     else:
@@ -42,9 +42,7 @@ def compare(
 
 def comparison_json(result: Comparison) -> dict:
     """Numbers keyed by the rate; null where undefined."""
-    rows = zip(result.rates, result.a, result.b, result.difference, result.low, result.high, result.p, strict=True)
-    names = ("a", "b", "difference", "low", "high", "p")
-    at = {f"{rate:g}": {n: null_if_nan(float(v)) for n, v in zip(names, row, strict=True)} for rate, *row in rows}
+    at = by_rate(result.rates, **{name: getattr(result, name) for name in DIFFERENCE_COLUMNS})
     return {"at": at, "images": result.images, "lesions": result.lesions, "patients": result.patients}
 
 
@@ -54,9 +52,7 @@ def comparison_text(result: Comparison, a: str, b: str, rule: str) -> str:
         f"A = {a}, B = {b}: {result.lesions} lesions on {result.images} slices of {result.patients} patients ({rule})",
         "FPs/image     A, %    B, %   B − A  95 % interval         p",
     ]
-    for rate, *values, p in zip(
-        result.rates, result.a, result.b, result.difference, result.low, result.high, result.p, strict=True
-    ):
+    for rate, *values, p in zip(result.rates, *(getattr(result, name) for name in DIFFERENCE_COLUMNS), strict=True):
         one, other, difference, low, high = (100 * v for v in values)
         lines.append(f"{rate:9g}  {one:6.2f}  {other:6.2f}  {difference:+6.2f}  {low:+6.2f} … {high:+6.2f}  {p:8.4f}")
     return "\n".join(lines).replace("nan", "  –")

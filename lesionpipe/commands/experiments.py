@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from lesionpipe.commands.preset import KEPT, Settings, settings_of
+from lesionpipe.commands.preset import KEPT, Settings, differing, settings_of
 from lesionpipe.core.errors import UserError
 
 STOP_TIMEOUT_S = 60  # for an experiment that is stopped to store its state
@@ -42,9 +42,7 @@ def tracked_settings(text: str) -> Settings:
 
 def other_parameters(reference: str, expected: Settings) -> list[str]:
     """Names of the parameters with which an experiment did not run as `expected`."""
-    ran = tracked_settings(_output("git", "show", f"{reference}:./params.yaml"))
-    names = [*expected, *(name for name in ran if name not in expected)]
-    return [n for n in names if n not in ran or n not in expected or ran[n] != expected[n]]
+    return differing(tracked_settings(_output("git", "show", f"{reference}:./params.yaml")), expected)
 
 
 def other_code(reference: str) -> list[str]:

@@ -26,9 +26,8 @@ def fetch(
     if source not in ("nih", "archives"):
         raise UserError(f"dataset.source = {source}: it has no archives to fetch or verify; nih and archives have")
     folder = archives_folder(params.dataset.path)
-    archives = archives_of(
-        list(dict.fromkeys(parts or params.dataset.parts)), params.download.archives or OFFICIAL_TABLE
-    )
+    wanted = list(dict.fromkeys(parts or params.dataset.parts))
+    archives = archives_of(wanted, params.download.archives or OFFICIAL_TABLE)
     if not parts:
         done = [archive for archive in archives if is_preprocessed(archive)]
         archives = [archive for archive in archives if archive not in done]

@@ -89,11 +89,15 @@ def settings_of(sections: dict) -> Settings:
     }
 
 
+def differing(old: Settings, new: Settings) -> list[str]:
+    """Names of the parameters that differ or that one side lacks, in the order of `new`."""
+    names = [*new, *(name for name in old if name not in new)]
+    return [name for name in names if name not in old or name not in new or old[name] != new[name]]
+
+
 def _differences(old: Settings, new: Settings) -> list[str]:
     """One line per parameter that differs, as `train.epochs: 30 -> 50`."""
-    names = [*new, *(name for name in old if name not in new)]
-    changed = (name for name in names if name not in old or name not in new or old[name] != new[name])
-    return [f"{name}: {_shown(old, name)} -> {_shown(new, name)}" for name in changed]
+    return [f"{name}: {_shown(old, name)} -> {_shown(new, name)}" for name in differing(old, new)]
 
 
 def _shown(settings: Settings, name: str) -> str:

@@ -17,11 +17,7 @@ CHECKSUMS = "checksums"  # folder of the scratch folder
 OnBytes = Callable[[int], object]  # called with the number of bytes that were done since the last call
 
 
-def _silent(count: int) -> None:
-    pass
-
-
-def checksum(path: str | Path, algorithm: str = "md5", on_bytes: OnBytes = _silent) -> str:
+def checksum(path: str | Path, algorithm: str = "md5", on_bytes: OnBytes = lambda count: None) -> str:
     """Hex digest of a file, read in pieces."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with Path(path).open("rb") as handle:
@@ -31,7 +27,7 @@ def checksum(path: str | Path, algorithm: str = "md5", on_bytes: OnBytes = _sile
     return digest.hexdigest()
 
 
-def remembered_checksum(path: str | Path, on_bytes: OnBytes = _silent) -> str:
+def remembered_checksum(path: str | Path, on_bytes: OnBytes = lambda count: None) -> str:
     """MD5 of the whole file as hex digits; read again only where the file is another or was changed.
 
     Raises:

@@ -67,15 +67,6 @@ class CocoData:
     boxes: np.ndarray
 
 
-@dataclass(frozen=True)
-class CocoResults:
-    """A result file: `positions` (n,) of the images, `boxes` (n, 4) float64 xyxy, `scores` (n,) float64."""
-
-    positions: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-
-
 def read_coco(path: str | Path) -> CocoData:
     """Read an annotation file, crowd regions included.
 
@@ -91,8 +82,8 @@ def read_coco(path: str | Path) -> CocoData:
     return CocoData(content.images, ids, content.annotations, positions, _corners(content.annotations))
 
 
-def read_coco_results(path: str | Path, ids: pd.Index) -> CocoResults:
-    """Read a result file on the images with these ids.
+def read_coco_results(path: str | Path, ids: pd.Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A result file on the images with these ids: positions (n,) of the images, boxes (n, 4) xyxy, scores (n,).
 
     Raises:
         UserError: not whole JSON, an entry of the wrong form, a NaN or infinite number, a negative side, or a detection
@@ -100,7 +91,7 @@ def read_coco_results(path: str | Path, ids: pd.Index) -> CocoResults:
     """
     results = _checked(path, list[CocoResult])
     scores = np.array([result.score for result in results], dtype=np.float64)
-    return CocoResults(_positions(path, "", ids, results), _corners(results), scores)
+    return _positions(path, "", ids, results), _corners(results), scores
 
 
 Checked = TypeVar("Checked")

@@ -16,6 +16,7 @@ Lesions that overlap keep a mask each. Equal masks give equal bytes: the zip car
 
 import zipfile
 import zlib
+from collections import namedtuple
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ ARRAY_TYPES = {
     "bits": np.uint8,
     "side": np.int32,
 }
+_PartMasks = namedtuple("_PartMasks", ARRAY_TYPES)  # the arrays of one part's file
 
 
 class StoredMask(NamedTuple):
@@ -83,17 +85,6 @@ def _check(mask: StoredMask, side: int) -> None:
         raise ValueError(
             f"lesion {mask.lesion}: the mask at {mask.x0}, {mask.y0} of {width} x {height} px reaches outside {side} px"
         )
-
-
-class _PartMasks(NamedTuple):
-    """The arrays of one part's file, as the table above."""
-
-    lesion: np.ndarray
-    row: np.ndarray
-    box: np.ndarray
-    start: np.ndarray
-    bits: np.ndarray
-    side: np.ndarray
 
 
 @dataclass(frozen=True)

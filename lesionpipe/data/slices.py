@@ -91,9 +91,8 @@ def with_image_sizes(lesions: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame
         lesions: rows of `data/lesions.csv`.
         index: of `read_slice_index`; lesions of slices that it lacks keep the size that they have.
     """
-    sizes = (
-        index.set_index("file_name")[IMAGE_SIZE].astype(float).reindex(lesions["file_name"]).set_index(lesions.index)
-    )
+    known = index.set_index("file_name")[IMAGE_SIZE].astype(float)
+    sizes = known.reindex(lesions["file_name"]).set_index(lesions.index)
     return lesions.assign(**sizes.fillna(lesions[IMAGE_SIZE]))
 
 

@@ -10,8 +10,6 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.hashing import OnBytes
 from lesionpipe.core.progress import progress
@@ -106,11 +104,15 @@ def _run(
     stop, failures, missing = threading.Event(), {}, set(wanted)
     for archive in archives:
         waiting.put(archive)
-    bar = progress(None, label, total=sum(a.bytes for a in wanted), unit="B", unit_scale=True)
-    counted = _Counter(bar)
+    bar, lock = progress(None, label, total=sum(a.bytes for a in wanted), unit="B", unit_scale=True), threading.Lock()
+
+    def advance(count: int) -> None:
+        with lock:
+            bar.update(count)
+
     # daemons: Ctrl-C must not wait for a silent server
     threads = [
-        threading.Thread(target=_work, args=(waiting, done, task, counted, missing.copy(), stop), daemon=True)
+        threading.Thread(target=_work, args=(waiting, done, task, advance, missing.copy(), stop), daemon=True)
         for _ in range(min(at_a_time, len(archives)))
     ]
     for thread in threads:
@@ -131,14 +133,14 @@ def _run(
     return failures
 
 
-def _work(waiting, done, task: Task, counted: "_Counter", shown: set[Archive], stop: threading.Event) -> None:
+def _work(waiting, done, task: Task, advance: OnBytes, shown: set[Archive], stop: threading.Event) -> None:
     """Treat one archive after another until none is left."""
     while not stop.is_set():
         try:
             archive = waiting.get_nowait()
         except queue.Empty:
             return
-        on_bytes = counted if archive in shown else _silent
+        on_bytes = advance if archive in shown else lambda count: None
         try:
             task(archive, on_bytes, stop)
             done.put((archive, None))
@@ -146,18 +148,3 @@ def _work(waiting, done, task: Task, counted: "_Counter", shown: set[Archive], s
             return
         except BaseException as error:  # handed over to the waiting thread
             done.put((archive, error))
-
-
-class _Counter:
-    """A progress bar that several threads advance."""
-
-    def __init__(self, bar: tqdm) -> None:
-        self.bar, self.lock = bar, threading.Lock()
-
-    def __call__(self, count: int) -> None:
-        with self.lock:
-            self.bar.update(count)
-
-
-def _silent(count: int) -> None:
-    pass

@@ -67,9 +67,8 @@ def open_part(source: str, path: str | None, part: str, inventory: Inventory) ->
     archive = archive_path(source, path, part)
     if not archive.is_file():
         raise UserError(f"{archive}: no such archive; {_way_to_get(source, part)}")
-    advice = (
-        f"run `dvc repro -f phantom@{part}`" if source == "phantom" else f"delete it and {_way_to_get(source, part)}"
-    )
+    way = _way_to_get(source, part)
+    advice = f"run `dvc repro -f phantom@{part}`" if source == "phantom" else f"delete it and {way}"
     return ZipReader(archive, advice, inventory.stamps(), relist)
 
 
@@ -78,9 +77,8 @@ def _way_to_get(source: str, part: str) -> str:
         return f"run `dvc repro phantom@{part}`"
     if source == "nih":
         return f"run `lesionpipe fetch {part}`, which downloads it, then `dvc repro` again"
-    return (
-        f"copy it there again (dataset.path), run `lesionpipe fetch {part}`, which verifies it, then `dvc repro` again"
-    )
+    checked = f"run `lesionpipe fetch {part}`, which verifies it, then `dvc repro` again"
+    return f"copy it there again (dataset.path), {checked}"
 
 
 class ZipReader:
@@ -108,9 +106,8 @@ class ZipReader:
         if file_name not in self._members:
             raise UserError(f"{self.source}: slice {file_name} is missing; {self._advice}")
         member = self._members[file_name]
-        return decode_slice(
-            self.read_bytes(file_name), f"{self.source}: {member.filename}", self._advice, width, height
-        )
+        content, place = self.read_bytes(file_name), f"{self.source}: {member.filename}"
+        return decode_slice(content, place, self._advice, width, height)
 
     def read_bytes(self, file_name: str) -> bytes:
         """The PNG file as it lies in the archive, its checksum compared."""

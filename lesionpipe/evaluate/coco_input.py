@@ -45,8 +45,7 @@ def read_results(path: str | Path, ids: pd.Index) -> Detections:
     Raises:
         UserError: see `read_coco_results`.
     """
-    found = read_coco_results(path, ids)
-    return Detections(found.positions, found.boxes, found.scores)
+    return Detections(*read_coco_results(path, ids))
 
 
 def _patient(path: str | Path, row: int, image: CocoImage, key: str | None) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,20 +18,12 @@ from lesionpipe.data.slices import SLICES_FOLDER, read_slice_index
 from lesionpipe.evaluate.truth import Detections, Truth, counted_tables, detections_of_split, truth_of_split
 
 
-@dataclass(frozen=True)
-class ComparedRun:
-    """One side of a comparison: what it was evaluated on, and what it found."""
-
-    name: str
-    truth: Truth
-    detections: Detections
-
-
-def open_run(name: str, split: str, parts: Iterable[str], noisy: Literal["keep", "drop"]) -> ComparedRun:
-    """A side of a comparison: the path of a detections.csv, scored on the workspace's slices and lesions, or a Git
-    revision or experiment name, read with its own slices and lesions from DVC's cache or remote.
+def open_run(name: str, split: str, parts: Iterable[str], noisy: Literal["keep", "drop"]) -> tuple[Truth, Detections]:
+    """A side of a comparison: what it was evaluated on, and what it found.
 
     Args:
+        name: the path of a detections.csv, scored on the workspace's slices and lesions, or a Git revision or
+            experiment name, read with its own slices and lesions from DVC's cache or remote.
         parts: of the workspace.
         noisy: `lesions.noisy`, by which both sides are judged.
 
@@ -40,20 +31,20 @@ def open_run(name: str, split: str, parts: Iterable[str], noisy: Literal["keep",
         UserError: no such file or revision, an output that is in no cache, or a table that is wrong.
     """
     if Path(name).is_file():
-        return _run_of(name, name, split, noisy, Path(name), Path(LESIONS_CSV), read_slice_index(parts))
+        return _run_of(name, split, noisy, Path(name), Path(LESIONS_CSV), read_slice_index(parts))
     with tempfile.TemporaryDirectory() as folder:
         files = _fetch(name, Path(folder))
         own_parts = sorted(path.stem for path in (files / SLICES_FOLDER).glob("*.csv"))
         index = read_slice_index(own_parts, files / SLICES_FOLDER)
-        return _run_of(name, f"{name}:{DETECTIONS}", split, noisy, files / DETECTIONS, files / LESIONS_CSV, index)
+        return _run_of(f"{name}:{DETECTIONS}", split, noisy, files / DETECTIONS, files / LESIONS_CSV, index)
 
 
 def _run_of(
-    name: str, source: str, split: str, noisy: str, found: Path, lesions: Path, index: pd.DataFrame
-) -> ComparedRun:
+    source: str, split: str, noisy: str, found: Path, lesions: Path, index: pd.DataFrame
+) -> tuple[Truth, Detections]:
     counted, rows, detections = counted_tables(index, read_lesions(lesions), read_detections(found, source), noisy)
     truth = truth_of_split(counted, rows, split)[0]
-    return ComparedRun(name, truth, detections_of_split(detections, truth, split, source))
+    return truth, detections_of_split(detections, truth, split, source)
 
 
 def _fetch(revision: str, folder: Path) -> Path:

@@ -88,6 +88,12 @@ def flat_metrics(scores: Scores) -> dict[str, float | int | None]:
     return {key: null_if_nan(value) for key, value in result.items()}
 
 
+def by_rate(rates: Sequence[float], **columns: Iterable[float]) -> dict[str, dict[str, float | None]]:
+    """For JSON: the columns' numbers at each rate, keyed by the rate; None where undefined."""
+    rows = zip(rates, *columns.values(), strict=True)
+    return {f"{rate:g}": {n: null_if_nan(float(v)) for n, v in zip(columns, row, strict=True)} for rate, *row in rows}
+
+
 def null_if_nan(value: float) -> float | None:
     """None for NaN: JSON has no NaN."""
     return None if np.isnan(value) else value

@@ -46,7 +46,7 @@ class SplitResult:
 
     def metrics(self) -> dict[str, float | int | None]:
         """Flat numbers of metrics/scores.json."""
-        return {**flat_metrics(self.scores), "noisy_lesions": self.noisy_lesions}
+        return flat_metrics(self.scores) | {"noisy_lesions": self.noisy_lesions}
 
 
 def evaluate_split(

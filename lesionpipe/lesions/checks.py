@@ -17,8 +17,6 @@ KEY_SLICE_COLUMNS = [
     *("file_name", "split", "slice_interval_mm"),
     *("width_original_px", "height_original_px", "slice_first", "slice_last"),
 ]
-
-
 ALL_PARTS = 56
 WHOLE_SET = {"lesions": 32_735, "key_slices": 32_120, "patients": 4_427}  # of all 56 parts (paper, sec. 3)
 THINNEST_MM = 1e-3  # spacings below count as not positive: no CT has them
@@ -68,9 +66,7 @@ def key_slices(lesions: pd.DataFrame, part: str) -> pd.DataFrame:
 
 def compare_with_published(counts: dict) -> dict:
     """Total numbers beside those of all 56 parts as published: {"lesions": {"found": …, "published": …}, …}."""
-    return {
-        name: {"found": sum(counts[name].values()), "published": published} for name, published in WHOLE_SET.items()
-    }
+    return {name: {"found": sum(counts[name].values()), "published": known} for name, known in WHOLE_SET.items()}
 
 
 def counts_as_text(counts: dict) -> str:

@@ -66,15 +66,7 @@ def provide_annotations(
 
 
 def find_annotations(source: str, parts: Sequence[str], path: str | None, given: str | None) -> Annotations | None:
-    """The annotations on this computer, or None where they have to be fetched.
-
-    Args:
-        source, parts, path: of the section `dataset`.
-        given: `dataset.annotations`, which goes before all others.
-
-    Raises:
-        UserError: the file isn't there, or lies where DVC doesn't track its content.
-    """
+    """The annotations on this computer, or None where they have to be fetched; see `provide_annotations`."""
     if given is not None:
         return Annotations((_tracked(given),), str(given))
     if source == "phantom":

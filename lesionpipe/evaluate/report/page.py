@@ -54,25 +54,23 @@ def write_report(
     """
     shown = main_split(results)
     scores = shown.scores
-    page = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            title="Lesion detection: FROC report",
-            about=about,
-            rates=[f"{rate:g}" for rate in scores.rates],
-            rows=[_row(result) for result in results],
-            iou=f"{scores.iou:g}",
-            published_iou=f"{PUBLISHED_IOU:g}",
-            published=_published_state(published),
-            plots=_plots(results, published),
-            strata=[_stratum(title, shown.groups[kind]) for kind, title in STRATA_TITLES.items()],
-            shown_split=shown.split,
-            windows=list(DISPLAY_WINDOWS),
-            style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
-            script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
-            **_gallery(shown, pictures, operating_fp, slices),
-        )
+    templates = jinja2.FileSystemLoader(HERE)
+    environment = jinja2.Environment(loader=templates, autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.get_template("report.html").render(
+        title="Lesion detection: FROC report",
+        about=about,
+        rates=[f"{rate:g}" for rate in scores.rates],
+        rows=[_row(result) for result in results],
+        iou=f"{scores.iou:g}",
+        published_iou=f"{PUBLISHED_IOU:g}",
+        published="none" if published.empty else str(published["data"].iloc[0]),  # none, same data or other
+        plots=_plots(results, published),
+        strata=[_stratum(title, shown.groups[kind]) for kind, title in STRATA_TITLES.items()],
+        shown_split=shown.split,
+        windows=list(DISPLAY_WINDOWS),
+        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
+        **_gallery(shown, pictures, operating_fp, slices),
     )
     with atomic_folder(folder) as temporary:
         (temporary / "index.html").write_text(page, encoding="utf-8")
@@ -94,11 +92,6 @@ def _gallery(shown: SplitResult, pictures: Pictures, operating_fp: float, slices
     }
 
 
-def _published_state(published: pd.DataFrame) -> str:
-    """none, same or other: whether there are published numbers to draw, and whether they are of the same data."""
-    return "none" if published.empty else str(published["data"].iloc[0])
-
-
 def _plots(results: Sequence[SplitResult], published: pd.DataFrame) -> list[dict]:
     """The two plots without and with published numbers (none: without alone), and their captions."""
     curves, sizes = pd.concat([result.curve for result in results]), main_split(results).groups["size"]
@@ -118,10 +111,6 @@ def _plots(results: Sequence[SplitResult], published: pd.DataFrame) -> list[dict
 def nearest_rate(rates: Sequence[float], wanted: float) -> float:
     """The rate that differs from `wanted` by the smallest factor."""
     return min(rates, key=lambda rate: abs(math.log(rate / wanted)))
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined)
 
 
 def _size_labels(result: SplitResult) -> pd.Series:
@@ -176,12 +165,8 @@ def _card(verdict: Verdict, shown: SplitResult, pictures: Pictures, groups: pd.S
 def _facts(lesion: pd.Series) -> dict:
     """Type and size of a lesion in words; mm is None where the size is not known."""
     size = float(lesion["long_diameter_mm"])
-    known = math.isfinite(size)
-    return {
-        "type": str(lesion["type"]),
-        "mm": round(size, 1) if known else None,
-        "size": f"{size:.1f} mm" if known else "size unknown",
-    }
+    known = {"mm": round(size, 1), "size": f"{size:.1f} mm"} if math.isfinite(size) else None
+    return {"type": str(lesion["type"])} | (known or {"mm": None, "size": "size unknown"})
 
 
 def _corners(box: np.ndarray) -> list[float]:
