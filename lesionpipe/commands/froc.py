@@ -9,7 +9,7 @@ import typer
 from lesionpipe.commands.console import print_text
 from lesionpipe.evaluate.bootstrap import PatientDraws
 from lesionpipe.evaluate.coco_input import read_results, read_truth
-from lesionpipe.evaluate.scores import MEAN_NAME, Estimate, Scores, null_if_nan, score_detections
+from lesionpipe.evaluate.scores import MEAN_NAME, SET_SIZES, Estimate, Scores, null_if_nan, score_detections
 
 FROC_RATES = (0.5, 1, 2, 4, 8, 16)
 
@@ -48,11 +48,7 @@ def froc_json(scores: Scores) -> dict:
         "average_precision": null_if_nan(scores.average_precision.value),
         "average_precision_interval": _bounds(scores.average_precision),
         "iou": scores.iou,
-        "images": scores.images,
-        "lesions": scores.lesions,
-        "patients": scores.patients,
-        "detections": scores.detections,
-    }
+    } | {name: getattr(scores, name) for name in SET_SIZES}
 
 
 def froc_text(scores: Scores) -> str:

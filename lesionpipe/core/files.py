@@ -67,7 +67,7 @@ def remove_leftovers(path: str | Path) -> None:
     prefix = _prefix(path)
     for leftover in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
         process = leftover.name.removeprefix(prefix).split(".")[0]
-        if process.isdecimal() and _has_ended(int(process)):
+        if process.isdecimal() and has_ended(int(process)):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
@@ -79,13 +79,14 @@ def _prefix(path: Path) -> str:
     return f".{path.name}.{socket.gethostname()}."
 
 
-def _has_ended(process: int) -> bool:
+def has_ended(process: int) -> bool:
+    """Whether no process of this computer has this number."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return True
-    except PermissionError:  # another user's
-        return False
+    except PermissionError:
+        pass  # another user's
     return False
 
 

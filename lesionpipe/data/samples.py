@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lesionpipe.core.devices import Hardware, keep_freed_memory
+from lesionpipe.core.files import has_ended
 from lesionpipe.data.geometry import normalise
 
 PREFETCH = 4  # batches each loader process keeps ready
@@ -89,12 +90,9 @@ def _start_worker(parent: int, worker: int) -> None:
 
 
 def _end_after(parent: int) -> None:
-    while True:
+    while not has_ended(parent):
         time.sleep(WATCH_S)
-        try:
-            os.kill(parent, 0)
-        except OSError:
-            os._exit(1)
+    os._exit(1)
 
 
 def prepare(hu: Tensor, hu_range: tuple[int, int], channels_last: bool) -> Tensor:

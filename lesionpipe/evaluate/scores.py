@@ -12,6 +12,7 @@ from lesionpipe.evaluate.truth import Detections, Truth
 
 MEAN_RATES = np.array([0.5, 1, 2, 4])  # false positives per image of the mean sensitivity
 MEAN_NAME = "mean_0.5_to_4"
+SET_SIZES = ("images", "lesions", "patients", "detections")  # counts in `Scores`
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,7 @@ def flat_metrics(scores: Scores) -> dict[str, float | int | None]:
     named = [f"{rate:g}" for rate in scores.rates]
     estimates = {f"sensitivity_at_{name}": e for name, e in zip(named, scores.sensitivity, strict=True)}
     estimates |= {MEAN_NAME: scores.mean, "average_precision": scores.average_precision}
-    result: dict[str, float | int | None] = {
-        "images": scores.images,
-        "lesions": scores.lesions,
-        "patients": scores.patients,
-        "detections": scores.detections,
-        "iou": scores.iou,
-    }
+    result = {name: getattr(scores, name) for name in (*SET_SIZES, "iou")}
     result |= {name: estimate.value for name, estimate in estimates.items()}
     result |= {f"threshold_at_{name}": value for name, value in zip(named, scores.thresholds, strict=True)}
     result |= {f"strict_sensitivity_at_{name}": value for name, value in zip(named, scores.strict, strict=True)}

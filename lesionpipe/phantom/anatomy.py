@@ -116,8 +116,7 @@ class Anatomy:
             self._tube(canvas, name, z, Label.VESSEL, tissue.vein, within)
         for name in organs.ARTERIES:
             self._tube(canvas, name, z, Label.VESSEL, tissue[Label.VESSEL])
-        self._tube(canvas, "esophagus", z, Label.ESOPHAGUS, tissue[Label.ESOPHAGUS])
-        for name in organs.AIRWAYS:
+        for name in ("esophagus", *organs.AIRWAYS):
             self._tube(canvas, name, z, Label.ESOPHAGUS, tissue[Label.ESOPHAGUS])
         for name in organs.AIRWAYS:
             ends, radii, _ = self.tubes[name].cut(z, 1.5)

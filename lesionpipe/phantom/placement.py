@@ -18,21 +18,13 @@ _BELLY_FREE = (Label.PERITONEUM, Label.BOWEL, Label.COLON, Label.PANCREAS, Label
 
 @dataclass(frozen=True)
 class Host:
-    """Where lesions of a type lie.
+    """Where lesions of a type lie."""
 
-    Attributes:
-        levels: range of levels t.
-        labels: tissues of which one holds the lesion's centre.
-        over: tissues that the lesion may displace.
-        depth: least distance of the centre from the host's border, in short radii.
-        inside: least share of the lesion within the host's own tissue.
-    """
-
-    levels: tuple[float, float]
-    labels: tuple[Label, ...]
-    over: tuple[Label, ...]
-    depth: float
-    inside: float
+    levels: tuple[float, float]  # range of t
+    labels: tuple[Label, ...]  # tissues of which one holds the lesion's centre
+    over: tuple[Label, ...]  # tissues that the lesion may displace
+    depth: float  # least distance of the centre from the host's border, in short radii
+    inside: float  # least share of the lesion within the host's own tissue
 
 
 # Order of Coarse_lesion_type: bone, abdomen, mediastinum, liver, lung, kidney, soft tissue, pelvis.

@@ -134,13 +134,10 @@ def _paint_arch(canvas: Canvas, y: float, size: float, phase: float, depth: floa
     grown = size * (0.55 + 0.45 * np.cos(2 * np.pi * (phase - 0.45)))
     back = y + depth + 6.5 * size
     canvas.fill(superellipse((0, back), (14 * size, 11.5 * size)), Label.BONE, tissue[Label.BONE] + 60)
-    ends = np.array(
-        [
-            [[0, back + 8 * size], [0, back + 12 * size + 16 * grown]],
-            [[-11 * size, back], [-14 * size - 16 * grown, back + 4 * size]],
-            [[11 * size, back], [14 * size + 16 * grown, back + 4 * size]],
-        ]
-    )
+    spinous = [[0, back + 8 * size], [0, back + 12 * size + 16 * grown]]
+    right = [[-11 * size, back], [-14 * size - 16 * grown, back + 4 * size]]
+    left = [[11 * size, back], [14 * size + 16 * grown, back + 4 * size]]
+    ends = np.array([spinous, right, left])
     canvas.lines(ends, np.array([2.6, 3.4, 3.4]) * size, Label.BONE, tissue[Label.BONE] - 40)
 
 
@@ -176,12 +173,9 @@ def _paint_pelvis(canvas: Canvas, body: Body, t: float, tissue: Tissue) -> None:
             _bone(canvas, centre + np.array([side * 1.5, 0]), (25 * o * grown, 25 * o * grown), tissue, 0, 2.2)
     if t > 2.7:
         for side in (-1, 1):
-            ends = np.array(
-                [
-                    [body.point(side * 0.55, -0.5, t)[:2], body.point(side * 0.06, -0.72, t)[:2]],
-                    [body.point(side * 0.72, 0.45, t)[:2], body.point(side * 0.66, 0.62, t)[:2]],
-                ]
-            )
+            pubis = [body.point(side * 0.55, -0.5, t)[:2], body.point(side * 0.06, -0.72, t)[:2]]
+            ischium = [body.point(side * 0.72, 0.45, t)[:2], body.point(side * 0.66, 0.62, t)[:2]]
+            ends = np.array([pubis, ischium])
             canvas.lines(ends, np.array([6.0, 12.0]) * o, Label.BONE, tissue[Label.BONE] + 120)
             canvas.lines(ends, np.array([3.5, 9.0]) * o, Label.BONE, tissue.marrow)
 
