@@ -125,19 +125,16 @@ def result_as_dict(found: SearchResult, boxes: np.ndarray, images: np.ndarray) -
 
 def result_as_text(result: dict, default: dict[str, float]) -> str:
     """A table for people."""
-    lines = [
-        f"{name:8s}{'  '.join(f'{value:.4g}' for value in result[name])}"
-        for name in ("sizes", "strides", "scales", "ratios")
-    ]
+    names = ("sizes", "strides", "scales", "ratios")
+    lines = [f"{name:8s}{'  '.join(f'{value:.4g}' for value in result[name])}" for name in names]
     lines += [
         f"{len(result['scales']) * len(result['ratios'])} anchors per cell for {result['boxes']} boxes; "
         f"{result['evaluations']} evaluations in {result['seconds']:.1f} s",
         "",
         f"{'':32s}{'found':>8s}{'RetinaNet default':>20s}",
     ]
-    return "\n".join(
-        lines + [f"{text:32s}{result[name]:8.4f}{default[name]:20.4f}" for name, text in TABLE_LINES.items()]
-    )
+    lines += [f"{text:32s}{result[name]:8.4f}{default[name]:20.4f}" for name, text in TABLE_LINES.items()]
+    return "\n".join(lines)
 
 
 def _levels(text: str) -> tuple[int, ...]:

@@ -47,17 +47,10 @@ def paired_bootstrap(
         events = pooled_events(truth, detections, overlapping_pairs(truth, detections, iou))
         values.append(sensitivity(events, at))
         resampled.append(resample_sensitivity(events, at, draws))
-    differences = resampled[1] - resampled[0]
-    return Comparison(
-        len(truth.images),
-        len(truth.lesion_images),
-        truth.patient_count,
-        tuple(rates),
-        *values,
-        values[1] - values[0],
-        *percentile_interval(differences),
-        two_sided_p(differences),
-    )
+    drawn = resampled[1] - resampled[0]
+    sizes = len(truth.images), len(truth.lesion_images), truth.patient_count
+    differences = values[1] - values[0], *percentile_interval(drawn), two_sided_p(drawn)
+    return Comparison(*sizes, tuple(rates), *values, *differences)
 
 
 def require_same_truth(a: Truth, b: Truth, names: tuple[str, str]) -> None:

@@ -145,17 +145,10 @@ def _events(truth: Truth, detections: Detections, matches: Matches, wanted: np.n
     np.maximum.at(best, matches.lesion, detections.scores[matches.detection])
     hit = np.flatnonzero(np.isfinite(best))
     owner = truth.patients[truth.lesion_images]
-    hit_scores, hit_patients = _falling(best[hit], owner[hit])
-    false_scores, false_patients = _falling(detections.scores[false], truth.patients[detections.images[false]])
-    return Events(
-        hit_scores,
-        hit_patients,
-        false_scores,
-        false_patients,
-        -np.sort(-detections.scores),
-        np.bincount(owner[wanted], minlength=truth.patient_count),
-        np.bincount(truth.patients, minlength=truth.patient_count),
-    )
+    hits = _falling(best[hit], owner[hit])
+    false_positives = _falling(detections.scores[false], truth.patients[detections.images[false]])
+    counts = (np.bincount(patients, minlength=truth.patient_count) for patients in (owner[wanted], truth.patients))
+    return Events(*hits, *false_positives, -np.sort(-detections.scores), *counts)
 
 
 def _falling(scores: np.ndarray, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

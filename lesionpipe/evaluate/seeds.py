@@ -63,16 +63,12 @@ class StepTest:
 
 
 def score_runs(
-    truth: Truth,
-    runs: Mapping[int, Detections],
-    rates: Sequence[float],
-    iou: float,
-    patient_draws: Iterable[np.ndarray],
+    truth: Truth, runs: Mapping[int, Detections], rates: Sequence[float], iou: float, draws: Iterable[np.ndarray]
 ) -> SeededRuns:
     """Score the runs of a row, whose detections are given by seed, by the published rule (`froc`).
 
     Args:
-        patient_draws: how often each patient is drawn, (patients,) each; the same for all rows.
+        draws: how often each patient is drawn, (patients,) each; the same for all rows.
     """
     at = np.array(rates, dtype=np.float64)
     events = [pooled_events(truth, found, overlapping_pairs(truth, found, iou)) for found in runs.values()]
@@ -80,23 +76,16 @@ def score_runs(
         tuple(runs),
         np.array([sensitivity(e, at) for e in events]),
         np.array([rank_detections(truth, found, iou).area() for found in runs.values()]),
-        np.stack([resample_sensitivity(e, at, patient_draws) for e in events], axis=1),
+        np.stack([resample_sensitivity(e, at, draws) for e in events], axis=1),
     )
 
 
 def summarise_row(runs: SeededRuns, seed: int) -> RowSummary:
     """The numbers of a row in the table; `seed` is that of the draws of training seeds."""
     drawn = _draw_both(runs.resampled, runs.sensitivities, seed)
-    low, high = percentile_interval(np.clip(drawn, 0, 1))
-    return RowSummary(
-        runs.seeds,
-        runs.sensitivities.mean(axis=0),
-        _spread(runs.sensitivities),
-        low,
-        high,
-        float(runs.average_precisions.mean()),
-        float(_spread(runs.average_precisions)),
-    )
+    of_rates = runs.sensitivities.mean(axis=0), _spread(runs.sensitivities)
+    precision = float(runs.average_precisions.mean()), float(_spread(runs.average_precisions))
+    return RowSummary(runs.seeds, *of_rates, *percentile_interval(np.clip(drawn, 0, 1)), *precision)
 
 
 def compare_rows(before: SeededRuns, after: SeededRuns, seed: int) -> StepTest:
