@@ -1,5 +1,6 @@
 """Run the detector over the splits of `detect.splits`: data/detections.csv, data/heatmaps.npz, metrics/detect.json."""
 
+from lesionpipe.core.bfloat16 import choose_arithmetic, report_arithmetic
 from lesionpipe.core.devices import choose_hardware
 from lesionpipe.core.errors import UserError, run
 from lesionpipe.core.formats import write_csv, write_json
@@ -19,16 +20,19 @@ def main() -> None:
     if len(store) == 0:
         splits, parts = ", ".join(params.detect.splits), ", ".join(params.dataset.parts)
         raise UserError(f"params.yaml: detect.splits: no slice of {splits} in the parts {parts} (dataset.parts)")
-    found = detect_slices(load_model(MODEL, hardware.device), store, settings_of(params.detect), hardware)
+    model = load_model(MODEL, hardware.device)
+    arithmetic = choose_arithmetic(params.detect.precision, hardware.device, training=False)
+    report_arithmetic(arithmetic, "detect.precision")
+    found = detect_slices(model, store, settings_of(params.detect, arithmetic.precision), hardware)
     write_csv(DETECTIONS, found.table)
     write_heatmaps(HEATMAPS, found)
-    write_json("metrics/detect.json", found.counts())
+    write_json("metrics/detect.json", {**found.counts(), "precision": arithmetic.precision})
     # not tracked: two runs with the same inputs leave the same outputs, but never the same times
     write_json("data/times/detect.json", {"device": hardware.device, "ms_per_image": round(found.ms_per_image, 3)})
 
 
-def settings_of(detect: Detect) -> DetectionSettings:
-    """The section's values as `detect_slices` takes them."""
+def settings_of(detect: Detect, precision: str) -> DetectionSettings:
+    """The section's values as `detect_slices` takes them, with the precision that is used."""
     decoding = DecodingSettings(
         score_threshold=detect.score_threshold,
         topk_candidates=detect.topk_candidates,
@@ -37,7 +41,7 @@ def settings_of(detect: Detect) -> DetectionSettings:
         calibrate=detect.calibrate,
         mask_threshold=detect.mask_threshold,
     )
-    return DetectionSettings(decoding, detect.recist_margin_px, detect.batch_size, detect.precision, detect.compile)
+    return DetectionSettings(decoding, detect.recist_margin_px, detect.batch_size, precision, detect.compile)
 
 
 if __name__ == "__main__":

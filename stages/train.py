@@ -3,6 +3,7 @@
 Writes data/model.safetensors, metrics/train.csv, train.json and environment.json, and the times data/times/train.csv.
 """
 
+from lesionpipe.core.bfloat16 import report_arithmetic
 from lesionpipe.core.errors import run
 from lesionpipe.core.formats import write_json
 from lesionpipe.detectors.checkpoint import MODEL, save_model
@@ -19,13 +20,16 @@ def main() -> None:
     training = build_training(
         params.dataset.parts, params.lesions.noisy, params.preprocess, params.network, params.train, params.runtime
     )
+    arithmetic = training.settings.arithmetic
     with training_processes(training.hardware, training.state_folder) as fabric:
+        if fabric.is_global_zero:
+            report_arithmetic(arithmetic, "train.precision")
         history = train_detector(fabric, training)
         if fabric.is_global_zero:
             save_model(MODEL, training.detector, training.anchors, training.parameters)
             history.write()
             write_json("metrics/train.json", history.summary())
-            write_json("metrics/environment.json", environment(training.hardware))
+            write_json("metrics/environment.json", environment(training.hardware, arithmetic.precision))
             clear_state(training.state_folder)
 
 

@@ -193,7 +193,7 @@ def test_two_runs_of_the_stage_leave_the_same_tracked_bytes_and_times_apart_from
         assert done.returncode == 0, done.stderr
         contents.append([path.read_bytes() for path in tracked])
     assert contents[0] == contents[1]
-    assert set(json.loads(tracked[2].read_text())) == {"images", "detections"}
+    assert set(json.loads(tracked[2].read_text())) == {"images", "detections", "precision"}
     assert json.loads((tmp_path / "data/times/detect.json").read_text())["ms_per_image"] > 0
 
 

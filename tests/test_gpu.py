@@ -23,7 +23,7 @@ def test_what_a_gpu_has_learned_is_found_alike_by_both_devices(tmp_path, monkeyp
     assert losses.min() < 0.8 * losses.iloc[0]
     save_model("model.safetensors", training.detector, training.anchors, training.parameters)
     detect = load_params().detect
-    slices, settings = SliceStore.open(parts=["01"]).select(detect.splits), settings_of(detect)
+    slices, settings = SliceStore.open(parts=["01"]).select(detect.splits), settings_of(detect, "bf16")
     found = [
         detect_slices(load_model("model.safetensors", device), slices, settings, Hardware(device, 1, 1, 2))
         for device in ("cpu", DEVICE)

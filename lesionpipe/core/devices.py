@@ -23,7 +23,7 @@ MOST_FREE_BYTES = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class Hardware:
-    """`device` is cpu or cuda; `devices` processes on each of `nodes`; `workers` loader processes of each."""
+    """`device` is cpu, cuda, mps or xpu; `devices` processes on each of `nodes`; `workers` loader processes of each."""
 
     device: str
     devices: int
@@ -44,13 +44,28 @@ def choose_hardware(device: str, devices: int, nodes: int, workers: int) -> Hard
             of processes.
     """
     _check_launcher(devices, nodes)
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    chosen = ("cuda" if there else "cpu") if device == "auto" else device
-    if chosen == "cuda" and there < devices:
-        raise UserError(f"params.yaml: runtime.devices = {devices}: there are {there} usable GPUs here")
+    there = accelerators()
+    chosen = next(iter(there), "cpu") if device == "auto" else device
+    if chosen != "cpu" and there.get(chosen, 0) < devices:
+        raise UserError(
+            f"params.yaml: runtime.devices = {devices}: there are {there.get(chosen, 0)} usable GPUs here ({chosen})"
+        )
     # on a CPU the loader takes cores away from the network, which needs them more
-    workers = workers or (max(cores() // devices - 1, 1) if chosen == "cuda" else 1)
+    workers = workers or (1 if chosen == "cpu" else max(cores() // devices - 1, 1))
     return Hardware(chosen, devices, nodes, min(workers, MOST_WORKERS))
+
+
+def accelerators() -> dict[str, int]:
+    """The kinds of usable GPUs, the one that `auto` prefers first, and how many of each may train together.
+
+    Intel's `xpu` and Apple's `mps` are untested; of either one trains alone.
+    """
+    found = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "xpu": int(torch.xpu.is_available()),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    return {device: count for device, count in found.items() if count}
 
 
 def _check_launcher(devices: int, nodes: int) -> None:
@@ -77,7 +92,7 @@ def compile_network(network: nn.Module, device: str, asked_by: str) -> None:
     """
     names = compilers(device)
     if not any(map(shutil.which, names)):
-        variable, language = ("CC", "C") if device == "cuda" else ("CXX", "C++")
+        variable, language = ("CXX", "C++") if device == "cpu" else ("CC", "C")
         raise UserError(
             f"params.yaml: {asked_by} = true: torch needs a {language} compiler for it, and there is no "
             f"{' or '.join(names)}; install one, name yours in the variable {variable}, or set {asked_by} to false"
@@ -87,21 +102,21 @@ def compile_network(network: nn.Module, device: str, asked_by: str) -> None:
 
 def compilers(device: str) -> list[str]:
     """Programs that torch would compile with, any of which will do: $CXX or $CC, or the system's usual ones."""
-    named = shlex.split(os.environ.get("CC" if device == "cuda" else "CXX", ""))
+    named = shlex.split(os.environ.get("CXX" if device == "cpu" else "CC", ""))
     if named:
         return named[:1]
-    if device == "cuda":
+    if device != "cpu":
         return ["gcc", "clang"]
     return [{"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")]
 
 
 def tune_for(device: str) -> None:
     """Make this process fast: on a GPU cuDNN tries its algorithms and float32 may use TF32; see `keep_freed_memory`."""
-    if device == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
-    else:
+    if device == "cpu":
         keep_freed_memory()
+    else:
+        torch.backends.cudnn.benchmark = True  # without effect on other makers' GPUs
+        torch.set_float32_matmul_precision("high")
 
 
 def keep_freed_memory() -> None:

@@ -25,7 +25,7 @@ class SliceDetector:
         detector: trained; left as it is.
         hu_range: the HU that its training clipped to.
         precision: `bf16` or `32`, see `for_inference`.
-        device: cpu or cuda.
+        device: cpu, cuda, mps or xpu.
         compiled: let torch compile the network at its first call.
 
     Raises:

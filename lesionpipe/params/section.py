@@ -12,9 +12,9 @@ Split = Literal["train", "val", "test"]
 Interval = tuple[Positive, Positive]
 # `dvc exp run -S train.precision=32` writes a number
 Precision = Annotated[
-    Literal["32", "bf16"],
+    Literal["auto", "bf16", "32"],
     BeforeValidator(lambda value: "32" if repr(value) == "32" else value),
-    WithJsonSchema({"enum": ["bf16", "32", 32]}),
+    WithJsonSchema({"enum": ["auto", "bf16", "32", 32]}),
 ]
 
 

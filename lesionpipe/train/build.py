@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from lesionpipe.anchors.grid import read_anchors
+from lesionpipe.core.bfloat16 import Arithmetic, choose_arithmetic
 from lesionpipe.core.devices import choose_hardware
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
@@ -39,6 +40,7 @@ def build_training(
         UserError: an input is missing or damaged, or doesn't go with the parameters.
     """
     hardware = choose_hardware(runtime.device, runtime.devices, runtime.nodes, runtime.workers)
+    arithmetic = choose_arithmetic(train.precision, hardware.device, training=True)
     anchors = read_anchors(ANCHORS_FILE)
     torch.manual_seed(train.seed)
     detector = build_detector(network, preprocess.slices, preprocess.image_size, anchors)
@@ -47,8 +49,9 @@ def build_training(
     _check_sizes(slices, validation_slices, train.batch_size, hardware.processes)
     sections = {"preprocess": preprocess, "network": network, "train": train}
     plain = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    plain["train"]["precision"] = arithmetic.precision  # what is used, not `auto`
     fingerprint = fingerprint_of({"parts": list(parts), "noisy": noisy, **plain}, input_files(parts, network.weights))
-    settings, folder = _settings(train, preprocess), state_folder(fingerprint)
+    settings, folder = _settings(train, preprocess, arithmetic), state_folder(fingerprint)
     return Training(detector, slices, validation_slices, settings, hardware, folder, anchors, plain)
 
 
@@ -82,7 +85,7 @@ def input_files(parts: Sequence[str], weights: str | None) -> list[Path]:
     return [LESIONS_FILE, ANCHORS_FILE, *slices, *masks, *([own_weights] if own_weights else [])]
 
 
-def _settings(train: Train, preprocess: Preprocess) -> TrainingSettings:
+def _settings(train: Train, preprocess: Preprocess, arithmetic: Arithmetic) -> TrainingSettings:
     values = {field.name: getattr(train, field.name) for field in dataclasses.fields(Schedule) if field.name != "kind"}
     return TrainingSettings(
         seed=train.seed,
@@ -90,7 +93,7 @@ def _settings(train: Train, preprocess: Preprocess) -> TrainingSettings:
         schedule=Schedule(kind=train.schedule, **values),
         gradient_clip_norm=train.gradient_clip_norm,
         loss_weights={"mask": train.mask_loss_weight},
-        bf16=train.precision == "bf16",
+        arithmetic=arithmetic,
         compile=train.compile,
         channels_last=train.channels_last,
         hu=preprocess.hu,

@@ -13,18 +13,26 @@ import torchvision
 from lesionpipe.core.devices import Hardware
 
 
-def environment(hardware: Hardware) -> dict[str, str | int]:
-    """metrics/environment.json: versions, processor or GPU, processes and threads of each."""
+def environment(hardware: Hardware, precision: str) -> dict[str, str | int]:
+    """metrics/environment.json: versions, processor or GPU, precision used, processes and threads of each."""
     return {
         "lesionpipe": _own_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "numpy": np.__version__,
-        "device": torch.cuda.get_device_name() if hardware.device == "cuda" else processor_name(),
+        "device": device_name(hardware.device),
+        "precision": precision,
         "processes": hardware.processes,
         "threads": torch.get_num_threads(),
     }
+
+
+def device_name(device: str) -> str:
+    """Of a GPU its name where torch knows it; else the processor's, and `mps` where that one's GPU trains."""
+    if device in ("cuda", "xpu"):
+        return getattr(torch, device).get_device_name()
+    return processor_name() if device == "cpu" else f"{processor_name()}, {device}"
 
 
 def processor_name() -> str:

@@ -25,6 +25,7 @@ from torch.optim import Adam, Optimizer
 from torch.utils.data import DataLoader, Subset
 
 from lesionpipe.anchors.grid import AnchorSet
+from lesionpipe.core.bfloat16 import Arithmetic
 from lesionpipe.core.devices import Hardware, compile_network, repeatable, tune_for
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.progress import progress
@@ -49,7 +50,7 @@ class TrainingSettings:
     schedule: Schedule
     gradient_clip_norm: float | None
     loss_weights: Mapping[str, float]  # of parts of the loss, by name; parts without a weight count once
-    bf16: bool
+    arithmetic: Arithmetic
     compile: bool
     channels_last: bool
     hu: tuple[int, int]
@@ -66,7 +67,7 @@ class Training:
     hardware: Hardware
     state_folder: Path  # where the state of an interrupted run lies
     anchors: AnchorSet  # stored with the model, as are the parameters
-    parameters: dict[str, Any]  # sections preprocess, network and train, as plain values
+    parameters: dict[str, Any]  # sections preprocess, network and train, as plain values, with the precision used
 
 
 class DetectorLosses(nn.Module):
@@ -90,7 +91,9 @@ def train_detector(fabric: Fabric, training: Training) -> History:
     Raises:
         UserError: a damaged state, a loss that is not finite, or no compiler for `train.compile`.
     """
-    detector, settings = training.detector, training.settings
+    detector = training.detector
+    settings = fabric.broadcast(training.settings)  # the precision is that of the first process everywhere
+    bf16 = settings.arithmetic.bf16
     tune_for(training.hardware.device)
     state = fabric.broadcast(load_state(training.state_folder) if fabric.is_global_zero else None)
     history = History(state["rows"], state["times"], state["best"]) if state else History()
@@ -103,7 +106,7 @@ def train_detector(fabric: Fabric, training: Training) -> History:
             start = time.perf_counter()
             losses = _train_epoch(fabric, model, optimizer, batches, settings, history.scores)
             images_per_s = len(batches) * settings.batch_size / (time.perf_counter() - start)
-            score = validation_map(detector, validation_batches, settings.hu, settings.channels_last, settings.bf16)
+            score = validation_map(detector, validation_batches, settings.hu, settings.channels_last, bf16)
             history.add(losses, score, optimizer.param_groups[0]["lr"], detector.state_dict())
             history.add_times(images_per_s, time.perf_counter() - start)
             if fabric.is_global_zero:
@@ -196,7 +199,7 @@ def batch_losses(model: nn.Module, batch: Batch, settings: TrainingSettings) -> 
     masks = None if batch.masks is None else list(batch.masks.split(batch.counts))
     targets = Targets(list(batch.boxes.split(batch.counts)), masks)
     images = prepare(batch.hu, settings.hu, settings.channels_last)
-    with autocast(images.device, settings.bf16):
+    with autocast(images.device, settings.arithmetic.bf16):
         parts = model(images, targets, share_counts)
     return {"total": sum(settings.loss_weights.get(name, 1.0) * part for name, part in parts.items()), **parts}
 

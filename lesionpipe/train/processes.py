@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 import torch.distributed
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from lesionpipe.core.devices import Hardware
 from lesionpipe.core.errors import UserError
+from lesionpipe.train.intel import IntelAccelerator
 from lesionpipe.train.state import state_lock
 
 
@@ -30,12 +32,7 @@ def training_processes(hardware: Hardware, state_folder: Path) -> Iterator[Fabri
             none of them can wait for it.
     """
     _quieten_lightning()
-    fabric = Fabric(
-        accelerator=hardware.device,
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        strategy="ddp" if hardware.processes > 1 else "auto",
-    )
+    fabric = _fabric(hardware)
     environment = getattr(fabric.strategy, "cluster_environment", None)
     may_wait = environment is None or not environment.creates_processes_externally
     with state_lock(state_folder, may_wait) if fabric.is_global_zero else contextlib.nullcontext():
@@ -49,9 +46,21 @@ def training_processes(hardware: Hardware, state_folder: Path) -> Iterator[Fabri
             raise
 
 
+def _fabric(hardware: Hardware) -> Fabric:
+    strategy = "ddp" if hardware.processes > 1 else "auto"
+    if hardware.device != "xpu":
+        return Fabric(
+            accelerator=hardware.device, strategy=strategy, devices=hardware.devices, num_nodes=hardware.nodes
+        )
+    if hardware.processes > 1:
+        raise UserError(f"params.yaml: runtime.device = xpu trains in one process, not in {hardware.processes}")
+    strategy = SingleDeviceStrategy(torch.device("xpu", 0))
+    return Fabric(accelerator=IntelAccelerator(), strategy=strategy, devices=1)
+
+
 def _end_others(fabric: Fabric, hardware: Hardware) -> None:
     """End the processes that Fabric started where they don't notice by themselves that this one ends (NCCL)."""
-    if hardware.device == "cuda":
+    if hardware.device != "cpu":
         for process in getattr(fabric.strategy.launcher, "procs", []):
             process.kill()
 

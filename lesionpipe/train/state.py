@@ -25,6 +25,7 @@ import torchvision
 from filelock import FileLock, Timeout
 
 from lesionpipe.core.errors import UserError
+from lesionpipe.core.files import has_ended
 from lesionpipe.core.hashing import checksum, remembered_checksum
 from lesionpipe.core.scratch import scratch_folder
 from lesionpipe.core.tensor_file import Unreadable, load_tensors, save_tensors
@@ -157,17 +158,7 @@ def _waiting(folder: Path) -> bool:
     """Whether a living process waits for the run; of other hosts all count as living."""
     for mark in folder.parent.glob(f"{folder.name}.waiting.*"):
         host, pid = mark.name.removeprefix(f"{folder.name}.waiting.").rsplit(".", 1)
-        if host != socket.gethostname() or _lives(int(pid)):
+        if host != socket.gethostname() or not has_ended(int(pid)):
             return True
         mark.unlink(missing_ok=True)
     return False
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
