@@ -115,8 +115,9 @@ def test_two_processes_with_one_fingerprint_both_end_with_the_same_bytes(tmp_pat
         rf"waiting: process {running[1 - second].pid} on \S+, in {tmp_path / 'ab'[1 - second]}, trains the same run; .*"
     )
     assert re.fullmatch(holder, lines[second][0])
-    assert lines[second][1].startswith("resuming after epoch 40 from ") and len(lines[second]) == 2
-    assert len(lines[1 - second]) == 40
+    assert lines[second][1] == lines[1 - second][0] == "train.precision: 32"
+    assert lines[second][2].startswith("resuming after epoch 40 from ") and len(lines[second]) == 3
+    assert len(lines[1 - second]) == 41
     for name in ("data/model.safetensors", "metrics/train.csv", "metrics/train.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert list((tmp_path / "scratch/train").iterdir()) == []
