@@ -1,8 +1,8 @@
 """The layer that predicts: a convolution in float32, also where all layers before it compute in bfloat16.
 
 bfloat16 keeps 8 bits: logits near -3 would come in steps of 1/64, and of 14,500 detections only some 370 had a score of
-their own. NMS, mAP and FROC order detections by their scores, so ties are decided by the order of the input. A training step
-orders nothing and its losses are computed in float32 anyway, while the layer in float32 takes a fifth of the step.
+their own. NMS, mAP and FROC order detections by their scores, so ties are decided by the order of the input. A training
+step orders nothing and its losses are computed in float32 anyway, while the layer in float32 takes a fifth of the step.
 """
 
 import torch
