@@ -95,7 +95,8 @@ def test_ctrl_c_ends_all_processes_with_one_line_and_keeps_the_state(tmp_path, d
     send_to_group(running, signal.SIGINT)
     assert running.wait(timeout=30) == 130
     others = [line for line in (tmp_path / "log").read_text().splitlines() if not line.startswith("epoch ")]
-    assert len(others) == 1 and others[0].startswith("interrupted:"), others
+    assert others[0] == "train.precision: 32"  # printed once, by the first process
+    assert len(others) == 2 and others[1].startswith("interrupted:"), others
     assert len(list((tmp_path / "scratch/train").glob("*/state.pt"))) == 1
 
 
@@ -150,5 +151,5 @@ def test_torchrun_starts_the_processes(tmp_path):
     ]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["epoch 1/1"]
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["train.precision", "epoch 1/1"]
     assert json.loads((tmp_path / "metrics/environment.json").read_text())["processes"] == 2
