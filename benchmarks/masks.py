@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from lesionpipe.data.schema import read_lesions
 from lesionpipe.data.size_groups import by_size
-from lesionpipe.data.slices import read_slice_index
+from lesionpipe.data.stored.schema import read_lesions
+from lesionpipe.data.stored.slices import read_slice_index
 from lesionpipe.mask_quality.agreement import measured_agreement
 from lesionpipe.mask_quality.contact_sheet import METHODS
 from lesionpipe.mask_quality.quality import true_masks_of

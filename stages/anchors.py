@@ -14,10 +14,10 @@ from lesionpipe.anchors.report import SplitBoxes, compare_anchor_sets, search_by
 from lesionpipe.anchors.search import build_search_settings, build_search_space, search_anchors
 from lesionpipe.core.errors import UserError, run
 from lesionpipe.core.formats import write_csv, write_json
-from lesionpipe.data.geometry import to_stored
-from lesionpipe.data.schema import BOX, LESIONS_CSV, counted_lesions, read_lesions
 from lesionpipe.data.size_groups import by_size
-from lesionpipe.data.slices import read_slice_index, with_image_sizes
+from lesionpipe.data.stored.geometry import to_stored
+from lesionpipe.data.stored.schema import BOX, LESIONS_CSV, counted_lesions, read_lesions
+from lesionpipe.data.stored.slices import read_slice_index, with_image_sizes
 from lesionpipe.params import Params, load_params
 
 REPORTED_SPLITS = ("val", "test")

@@ -5,7 +5,7 @@ from lesionpipe.core.devices import choose_hardware
 from lesionpipe.core.errors import UserError, run
 from lesionpipe.core.formats import write_csv, write_json
 from lesionpipe.data.detections import DETECTIONS, HEATMAPS
-from lesionpipe.data.slices import SliceStore
+from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.detect.stored_slices import DetectionSettings, detect_slices, write_heatmaps
 from lesionpipe.detectors.checkpoint import MODEL, load_model
 from lesionpipe.detectors.interface import DecodingSettings

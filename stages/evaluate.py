@@ -5,8 +5,8 @@ import pandas as pd
 from lesionpipe.core.errors import UserError, run
 from lesionpipe.core.formats import write_csv, write_json
 from lesionpipe.data.detections import DETECTIONS, HEATMAPS, read_detections, read_heatmaps
-from lesionpipe.data.schema import read_lesions
-from lesionpipe.data.slices import SliceStore
+from lesionpipe.data.stored.schema import read_lesions
+from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.evaluate.published import is_published_set, published_table, with_published
 from lesionpipe.evaluate.report.page import write_report
 from lesionpipe.evaluate.report.pictures import pictures_of

@@ -8,7 +8,7 @@ import pandas as pd
 from lesionpipe.core.errors import run
 from lesionpipe.core.files import atomic_folder
 from lesionpipe.core.formats import write_csv, write_json
-from lesionpipe.data.schema import LESIONS_BY_PART, LESIONS_CSV
+from lesionpipe.data.stored.schema import LESIONS_BY_PART, LESIONS_CSV
 from lesionpipe.download.http_client import RetryPolicy
 from lesionpipe.download.inventory import read_inventories
 from lesionpipe.lesions.checks import ALL_PARTS, compare_with_published, counts_as_text, key_slices, usable_lesions

@@ -3,8 +3,8 @@
 from lesionpipe.core.errors import run
 from lesionpipe.core.files import atomic_path
 from lesionpipe.core.formats import write_json
-from lesionpipe.data.schema import read_lesions
-from lesionpipe.data.slices import SliceStore
+from lesionpipe.data.stored.schema import read_lesions
+from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.mask_quality.contact_sheet import choose_examples, contact_sheet, save_contact_sheet
 from lesionpipe.mask_quality.quality import agreement_with_true, examples_of, masks_with_lesions, true_masks_of
 from lesionpipe.mask_quality.summary import agreement_by_group, method_counts

@@ -11,8 +11,8 @@ from lesionpipe.core.errors import part_argument, run
 from lesionpipe.core.formats import write_csv
 from lesionpipe.core.parallel import parallel_map
 from lesionpipe.data.masks import StoredMask, write_masks
-from lesionpipe.data.schema import read_part_lesions
-from lesionpipe.data.slices import SliceStore
+from lesionpipe.data.stored.schema import read_part_lesions
+from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.masks.methods import MaskSettings
 from lesionpipe.masks.part import masks_of_slice, methods_table, slice_tasks
 from lesionpipe.params import load_params

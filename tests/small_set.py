@@ -10,8 +10,8 @@ from ruamel.yaml import YAML
 from lesionpipe.core.formats import write_csv
 from lesionpipe.data.detections import read_detections
 from lesionpipe.data.masks import StoredMask, write_masks
-from lesionpipe.data.schema import BOX, COLUMNS, RECIST
-from lesionpipe.data.slice_writer import write_slices
+from lesionpipe.data.stored.schema import BOX, COLUMNS, RECIST
+from lesionpipe.data.stored.slice_writer import write_slices
 
 SIDE = 32  # px of the stored slices
 SIZE = 64  # px of the archive's

@@ -20,7 +20,7 @@ from lesionpipe.commands.box_file import read_boxes
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import read_json
 from lesionpipe.core.formats import write_csv
-from lesionpipe.data.schema import read_lesions
+from lesionpipe.data.stored.schema import read_lesions
 from lesionpipe.params import load_params
 
 SPACE = SearchSpace((32, 64), (3, 4), ((0.4, 1.6),) * 2, ((1, 3),))

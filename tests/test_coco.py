@@ -19,7 +19,7 @@ from lesionpipe.commands.export import coco as export_coco
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
 from lesionpipe.data.detections import read_detections
-from lesionpipe.data.schema import read_lesions
+from lesionpipe.data.stored.schema import read_lesions
 from lesionpipe.evaluate.bootstrap import PatientDraws
 from lesionpipe.evaluate.coco_export import picture
 from lesionpipe.evaluate.coco_input import read_results, read_truth

@@ -9,8 +9,8 @@ from toy_set import SIDE, write_toy_set
 from lesionpipe.core.devices import Hardware
 from lesionpipe.data.masks import MaskStore
 from lesionpipe.data.samples import collate, loader
-from lesionpipe.data.schema import RECIST
-from lesionpipe.data.slices import SliceStore
+from lesionpipe.data.stored.schema import RECIST
+from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.train.augment import AugmentationRanges
 from lesionpipe.train.dataset import EpochSampler, LesionDataset, lesions_of_slices
 

@@ -19,7 +19,7 @@ from lesionpipe.core.devices import Hardware
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
 from lesionpipe.data.detections import DETECTION_COLUMNS, read_heatmaps
-from lesionpipe.data.slices import SliceStore
+from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.detect.inference import SliceDetector
 from lesionpipe.detect.stored_slices import (
     DetectionSettings,

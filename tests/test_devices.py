@@ -86,7 +86,7 @@ def test_another_number_of_processes_than_a_launcher_started_is_refused(monkeypa
 )
 def test_memory_freed_on_a_cpu_is_taken_again_without_new_pages():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2 * 16384  # pages of twenty times 64 MB, of which at most one may lie elsewhere
+    assert int(done.stdout) < 10 * 16384  # without the setting all pages of twenty times 64 MB; some may lie elsewhere
 
 
 @pytest.mark.parametrize(("device", "variable", "language"), [("cpu", "CXX", "C++"), ("cuda", "CC", "C")])

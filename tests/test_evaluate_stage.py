@@ -19,7 +19,7 @@ from small_set import FOUND, HIT, MISS, NAMES, change_params, write_found, write
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
 from lesionpipe.data.detections import read_detections, read_heatmaps
-from lesionpipe.data.schema import read_lesions
+from lesionpipe.data.stored.schema import read_lesions
 from lesionpipe.evaluate.published import (
     PLOTTED_METHODS,
     THIS_RUN,

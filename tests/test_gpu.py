@@ -6,7 +6,7 @@ import torch
 from train_stage import train
 
 from lesionpipe.core.devices import Hardware
-from lesionpipe.data.slices import SliceStore
+from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.detect.stored_slices import detect_slices
 from lesionpipe.detectors.checkpoint import load_model, save_model
 from lesionpipe.params import load_params

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
-from lesionpipe.data.schema import BOX, COLUMNS, RECIST, counted_lesions, read_lesions, read_part_lesions
+from lesionpipe.data.stored.schema import BOX, COLUMNS, RECIST, counted_lesions, read_lesions, read_part_lesions
 from lesionpipe.lesions.checks import compare_with_published, counts_as_text, key_slices, usable_lesions
 from lesionpipe.lesions.dl_info import read_dl_info
 

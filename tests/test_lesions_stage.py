@@ -13,7 +13,7 @@ from test_lesions import text_of
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.hashing import checksum
-from lesionpipe.data.schema import read_lesions, read_part_lesions
+from lesionpipe.data.stored.schema import read_lesions, read_part_lesions
 from lesionpipe.download import http_client
 from lesionpipe.download.http_client import RetryPolicy
 from lesionpipe.download.inventory import Inventory, write_inventory

@@ -13,7 +13,7 @@ from small_set import HIT, LESIONS, NAMES, NEAR, SIZE, change_params, write_smal
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
-from lesionpipe.data.schema import read_lesions
+from lesionpipe.data.stored.schema import read_lesions
 from lesionpipe.mask_quality.quality import drawn_lesions
 
 HEADER = (

@@ -14,8 +14,8 @@ from stage_runs import RUN_MODULE, killed_at_move
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.masks import MaskStore
-from lesionpipe.data.schema import COLUMNS
-from lesionpipe.data.slice_writer import write_slices
+from lesionpipe.data.stored.schema import COLUMNS
+from lesionpipe.data.stored.slice_writer import write_slices
 from lesionpipe.masks.part import read_methods_table, slice_tasks
 
 SIDE = 64

@@ -17,7 +17,7 @@ from tiny_parts import SERIES, constant, key_slices, members, png, write_folder,
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.hashing import checksum
-from lesionpipe.data.slices import SliceStore
+from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.download.inventory import Inventory, write_inventory
 from lesionpipe.download.reader import FolderReader, ZipReader
 from lesionpipe.preprocess.part import preprocess_part, read_key_slices
@@ -249,7 +249,7 @@ def test_a_full_disk_ends_the_stage_in_one_line_and_costs_nothing(stage, tmp_pat
         pytest.skip("mounting a small disk needs root")
     try:
         (slices / "02.npy").write_bytes(b"another part")
-        unseen = "from lesionpipe.data import slice_writer\nslice_writer._require_space = lambda *_: None\n"
+        unseen = "from lesionpipe.data.stored import slice_writer\nslice_writer._require_space = lambda *_: None\n"
         ended = stage("" if seen else unseen)
         assert ended.returncode == 1
         assert "no space left on the disk while writing data/slices/01.npy" in ended.stderr

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.data.schema import counted_lesions
-from lesionpipe.data.slice_writer import write_slices
-from lesionpipe.data.slices import IMAGE_SIZE, SliceStore, read_slice_index, with_image_sizes
+from lesionpipe.data.stored.schema import counted_lesions
+from lesionpipe.data.stored.slice_writer import write_slices
+from lesionpipe.data.stored.slices import IMAGE_SIZE, SliceStore, read_slice_index, with_image_sizes
 
 SHAPE = (3, 4, 4)
 
@@ -135,7 +135,7 @@ def test_a_full_disk_is_an_error_with_a_name_and_costs_nothing(small_disk, monke
     write_slices(small_disk, "01", index_of(3), stacks_of(3), SHAPE)
     before = {path.name: path.read_bytes() for path in small_disk.iterdir()}
     if not asked_before:  # as when another job fills the disk meanwhile, or a quota does
-        monkeypatch.setattr("lesionpipe.data.slice_writer._require_space", lambda *_: None)
+        monkeypatch.setattr("lesionpipe.data.stored.slice_writer._require_space", lambda *_: None)
     made = []
     rows = (made.append(i) or np.zeros((3, 128, 128), np.int16) for i in range(40))
     with pytest.raises(OSError, match=r"01\.npy") as caught:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesionpipe.data.geometry import normalise, to_original, to_stored
+from lesionpipe.data.stored.geometry import normalise, to_original, to_stored
 from lesionpipe.preprocess.stack import build_stack, plan_stack
 
 HU = (-1024, 1050)

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from lesionpipe.core.devices import compilers
 from lesionpipe.core.formats import write_csv, write_json
 from lesionpipe.data.masks import StoredMask, write_masks
-from lesionpipe.data.slice_writer import write_slices
+from lesionpipe.data.stored.slice_writer import write_slices
 from lesionpipe.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]

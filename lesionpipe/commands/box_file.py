@@ -11,7 +11,7 @@ from lesionpipe.anchors.grid import HALF_PIXEL
 from lesionpipe.core.boxes import clip
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.coco import read_coco
-from lesionpipe.data.schema import SPLITS
+from lesionpipe.data.stored.schema import SPLITS
 from lesionpipe.lesions.dl_info import read_dl_info
 
 USUAL_SIDES_PX = (512, 768, 1024)  # of DeepLesion's slices; without an Image_size, the first that holds the box

@@ -13,8 +13,8 @@ from lesionpipe.core.files import write_text
 from lesionpipe.core.progress import progress
 from lesionpipe.data.detections import DETECTIONS, read_detections
 from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
-from lesionpipe.data.schema import LESIONS_CSV, SPLITS, counted_lesions, counted_slices, read_lesions
-from lesionpipe.data.slices import SLICES_FOLDER, SliceStore
+from lesionpipe.data.stored.schema import LESIONS_CSV, SPLITS, counted_lesions, counted_slices, read_lesions
+from lesionpipe.data.stored.slices import SLICES_FOLDER, SliceStore
 from lesionpipe.evaluate.coco_export import archive_name, coco_dataset, coco_results, picture
 from lesionpipe.evaluate.truth import counted_tables, detections_of_split, truth_of_split
 from lesionpipe.params import load_params

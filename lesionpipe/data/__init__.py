@@ -1,1 +1,1 @@
-"""What the stages hand each other: lesion table, slice store, mask store, detections, samples, size groups."""
+"""What the stages hand each other: lesion table and slices (`stored`), masks, detections, samples, size groups."""

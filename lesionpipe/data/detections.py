@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.data.schema import BOX
+from lesionpipe.data.stored.schema import BOX
 
 DETECTIONS = Path("data/detections.csv")
 HEATMAPS = Path("data/heatmaps.npz")

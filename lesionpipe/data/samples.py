@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lesionpipe.core.devices import Hardware, keep_freed_memory
 from lesionpipe.core.files import has_ended
-from lesionpipe.data.geometry import normalise
+from lesionpipe.data.stored.geometry import normalise
 
 PREFETCH = 4  # batches each loader process keeps ready
 WATCH_S = 2  # between looks whether the parent is alive

@@ -17,9 +17,9 @@ from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import atomic_path
 from lesionpipe.core.progress import progress
 from lesionpipe.data.detections import DETECTION_COLUMNS
-from lesionpipe.data.geometry import to_original
 from lesionpipe.data.samples import Sample, loader
-from lesionpipe.data.slices import SliceStore
+from lesionpipe.data.stored.geometry import to_original
+from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.detect.inference import SliceDetector
 from lesionpipe.detectors.checkpoint import Model
 from lesionpipe.detectors.interface import DecodingSettings, Prediction

@@ -15,7 +15,7 @@ from pycocotools import mask as rle
 
 from lesionpipe.core.progress import progress
 from lesionpipe.data.masks import MaskStore
-from lesionpipe.data.schema import BOX, RECIST
+from lesionpipe.data.stored.schema import BOX, RECIST
 
 VISIBLE_KEYPOINT = 2  # COCO: labelled and visible
 LESION_CATEGORY = {

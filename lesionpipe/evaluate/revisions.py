@@ -13,8 +13,8 @@ from dvc.scm import SCMError
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.detections import DETECTIONS, read_detections
-from lesionpipe.data.schema import LESIONS_CSV, read_lesions
-from lesionpipe.data.slices import SLICES_FOLDER, read_slice_index
+from lesionpipe.data.stored.schema import LESIONS_CSV, read_lesions
+from lesionpipe.data.stored.slices import SLICES_FOLDER, read_slice_index
 from lesionpipe.evaluate.truth import Detections, Truth, counted_tables, detections_of_split, truth_of_split
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lesionpipe.data.schema import TYPES
 from lesionpipe.data.size_groups import by_size
+from lesionpipe.data.stored.schema import TYPES
 
 INTERVAL_EDGE_MM = 2.5  # thin and thick slices
 UNKNOWN = "unknown"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.data.schema import BOX, counted_lesions, counted_slices
+from lesionpipe.data.stored.schema import BOX, counted_lesions, counted_slices
 
 
 @dataclass(frozen=True)

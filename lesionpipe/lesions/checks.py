@@ -11,7 +11,7 @@ import pandas as pd
 
 from lesionpipe.core.boxes import clip
 from lesionpipe.core.errors import UserError
-from lesionpipe.data.schema import BOX, COLUMNS, RECIST, SPLITS, TYPES, counted_slices
+from lesionpipe.data.stored.schema import BOX, COLUMNS, RECIST, SPLITS, TYPES, counted_slices
 
 KEY_SLICE_COLUMNS = [
     *("file_name", "split", "slice_interval_mm"),

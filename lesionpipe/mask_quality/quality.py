@@ -12,8 +12,8 @@ import pandas as pd
 from lesionpipe.core.boxes import pairwise_iou
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
-from lesionpipe.data.schema import BOX
-from lesionpipe.data.slices import SLICES_FOLDER, read_slice_index
+from lesionpipe.data.stored.schema import BOX
+from lesionpipe.data.stored.slices import SLICES_FOLDER, read_slice_index
 from lesionpipe.data.true_masks import read_true_masks
 from lesionpipe.lesions.dl_info import read_dl_info
 from lesionpipe.mask_quality.agreement import measured_agreement

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lesionpipe.data.schema import RECIST_MARGIN_PX
+from lesionpipe.data.stored.schema import RECIST_MARGIN_PX
 from lesionpipe.masks import grabcut, recist
 from lesionpipe.masks.grabcut import Crop, Failure
 from lesionpipe.masks.recist import Ellipse, PixelGrid

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.data.geometry import to_stored
-from lesionpipe.data.schema import BOX, RECIST, RECIST_MARGIN_PX
+from lesionpipe.data.stored.geometry import to_stored
+from lesionpipe.data.stored.schema import BOX, RECIST, RECIST_MARGIN_PX
 from lesionpipe.masks.methods import LesionMask, MaskSettings, WeakLabel, make_mask
 
 METHOD_COLUMNS = {"lesion": int, "method": str, "reason": str, "area_px": int}

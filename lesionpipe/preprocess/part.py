@@ -20,7 +20,7 @@ from lesionpipe.core.errors import UserError
 from lesionpipe.core.parallel import spread
 from lesionpipe.core.progress import progress
 from lesionpipe.core.table_checks import check_table
-from lesionpipe.data.slice_writer import SLICES_FOLDER, write_slices
+from lesionpipe.data.stored.slice_writer import SLICES_FOLDER, write_slices
 from lesionpipe.download.reader import SliceReader, split_name
 from lesionpipe.preprocess.stack import Plan, StackSettings, build_stack, plan_stack
 
@@ -64,7 +64,7 @@ def preprocess_part(
     workers: int = 0,
     cluster: str | None = None,
 ) -> pd.DataFrame:
-    """Write `folder`/NN.npy and NN.csv and return the index (columns of `data.slice_writer`, without row).
+    """Write `folder`/NN.npy and NN.csv and return the index (columns of `data.stored.slice_writer`, without row).
 
     Args:
         key_slices: of `read_key_slices`; its order is kept.

@@ -10,7 +10,7 @@ The order of work, for every position `k · spacing_mm` (k = -1, 0, 1 for three 
 3. The HU are clipped to the given range, then resized to `size` × `size` (area averages when shrinking, bilinear when
    enlarging, nothing when equal), then rounded to int16. Clipping first keeps metal and padding from bleeding.
 
-The geometry of the resize is that of `data.geometry.to_stored` and `to_original`, which convert points and boxes
+The geometry of the resize is that of `data.stored.geometry.to_stored` and `to_original`, which convert points and boxes
 between the two grids.
 """
 

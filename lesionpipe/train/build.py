@@ -12,9 +12,9 @@ from lesionpipe.core.bfloat16 import Arithmetic, choose_arithmetic
 from lesionpipe.core.devices import choose_hardware
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
-from lesionpipe.data.schema import counted_lesions, read_lesions
-from lesionpipe.data.slice_writer import SLICES_FOLDER
-from lesionpipe.data.slices import SliceStore
+from lesionpipe.data.stored.schema import counted_lesions, read_lesions
+from lesionpipe.data.stored.slice_writer import SLICES_FOLDER
+from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.detectors.build import build_detector
 from lesionpipe.detectors.weights import weights_file
 from lesionpipe.params.network import Network

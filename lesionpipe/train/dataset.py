@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset, Sampler
 
-from lesionpipe.data.geometry import to_stored
 from lesionpipe.data.masks import MaskStore
 from lesionpipe.data.samples import Sample
-from lesionpipe.data.schema import BOX, RECIST
-from lesionpipe.data.slices import SliceStore
+from lesionpipe.data.stored.geometry import to_stored
+from lesionpipe.data.stored.schema import BOX, RECIST
+from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.train import augment
 
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from lesionpipe.data.geometry import to_stored
-from lesionpipe.data.slices import SliceStore
+from lesionpipe.data.stored.geometry import to_stored
+from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.evaluate.froc import Matches
 from lesionpipe.evaluate.split import SplitResult
 from lesionpipe.evaluate.truth import Detections, Truth

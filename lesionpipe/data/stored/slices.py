@@ -1,4 +1,4 @@
-"""The store of preprocessed slices, read through a memory map (paper, sec. 3.1; the files: `data.slice_writer`).
+"""The store of preprocessed slices, read through a memory map (paper, sec. 3.1; the files: `data.stored.slice_writer`).
 
 A part's array and index must go together, and what is damaged or half copied is refused before any work, in one line
 that names file, row, column and value.
@@ -14,8 +14,8 @@ import pandas as pd
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.table_checks import check_table, refuse_rows
-from lesionpipe.data.schema import SPLITS, counted_slices
-from lesionpipe.data.slice_writer import INDEX_TYPES, SLICES_FOLDER
+from lesionpipe.data.stored.schema import SPLITS, counted_slices
+from lesionpipe.data.stored.slice_writer import INDEX_TYPES, SLICES_FOLDER
 
 IMAGE_SIZE = ["width_original_px", "height_original_px"]
 
@@ -57,7 +57,7 @@ class SliceStore:
         return self._of(self.index[self.index["split"].isin(list(splits))])
 
     def counted(self, lesions: pd.DataFrame, noisy: Literal["keep", "drop"]) -> "SliceStore":
-        """The samples that count (`data.schema.counted_slices`), renumbered from 0."""
+        """The samples that count (`data.stored.schema.counted_slices`), renumbered from 0."""
         return self._of(counted_slices(self.index, lesions, noisy))
 
     def _of(self, index: pd.DataFrame) -> "SliceStore":

@@ -1,4 +1,4 @@
-"""How the slices of a part are stored: one uncompressed .npy and its index as CSV (read by `data.slices`).
+"""How the slices of a part are stored: one uncompressed .npy and its index as CSV (read by `data.stored.slices`).
 
 `data/slices/NN.npy` holds int16 HU (n, slices, S, S), and line i + 2 of `data/slices/NN.csv` describes its row i:
 
@@ -8,7 +8,7 @@
 | file_name | official name of the lesion slice, `000001_01_01_109.png` |
 | split, patient | train, val or test; patient number |
 | width_original_px, height_original_px | of the archive's slice, always known |
-| scale_x, scale_y | stored px per original px (`data.geometry.to_stored`) |
+| scale_x, scale_y | stored px per original px (`data.stored.geometry.to_stored`) |
 | neighbours | exact, interpolated, duplicated or unknown interval (`preprocess.stack.Plan`) |
 
 Writing streams row by row with plain writes: memory stays flat, and a full disk is an error that can be reported
