@@ -161,7 +161,7 @@ def test_two_runs_with_the_same_inputs_leave_nothing_to_commit(clone):
 
 def test_what_changes_no_result_leaves_training_up_to_date(clone):
     """A new parameter of `evaluate`, another error text, another progress bar."""
-    clone.edit("lesionpipe/params/evaluate.py", "    bootstrap: ", "    new_rate: float\n    bootstrap: ")
+    clone.edit("lesionpipe/params/sections.py", "    bootstrap: ", "    new_rate: float\n    bootstrap: ")
     clone.edit("params.yaml", "  bootstrap: ", "  new_rate: 1.0\n  bootstrap: ")
     clone.edit("lesionpipe/core/errors.py", "no space left on the disk", "the disk is full")
     clone.edit("lesionpipe/core/progress.py", "dynamic_ncols=live", "dynamic_ncols=live, ascii=True")

@@ -6,6 +6,8 @@
 import re
 from pathlib import Path
 
+from pydantic.json_schema import GenerateJsonSchema
+
 from lesionpipe.core.formats import write_json
 from lesionpipe.params import Params
 
@@ -15,14 +17,13 @@ COMMENTED_FILE = "presets/phantom.yaml"
 
 def params_schema(commented: str) -> dict:
     """The schema, in which each parameter is described by the comment that it has in the text of a parameter file."""
-    schema = Params.model_json_schema()
+    schema = {"$schema": GenerateJsonSchema.schema_dialect} | Params.model_json_schema()
     comments = parameter_comments(commented)
     for section, reference in schema["properties"].items():
         properties = schema["$defs"][reference["$ref"].rsplit("/", 1)[-1]]["properties"]
         for name, described in properties.items():
             described.pop("title", None)
-            if (section, name) in comments:
-                described["description"] = comments[section, name]
+            described["description"] = comments[section, name]
     return schema
 
 
@@ -38,10 +39,5 @@ def parameter_comments(text: str) -> dict[tuple[str, str], str]:
     return found
 
 
-def main() -> None:
-    """Write the schema file."""
-    write_json(SCHEMA_FILE, params_schema(Path(COMMENTED_FILE).read_text(encoding="utf-8")))
-
-
 if __name__ == "__main__":
-    main()
+    write_json(SCHEMA_FILE, params_schema(Path(COMMENTED_FILE).read_text(encoding="utf-8")))

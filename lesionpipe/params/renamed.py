@@ -1,6 +1,5 @@
 """Parameters and values that had another name, so that an old `params.yaml` is answered with the new one."""
 
-PLACEMENT = "is now anchors.placement; anchors.objective is iou or focal (the former anchors.score)"
 RENAMED = {  # old full name -> what to write instead
     "dataset.watch": "remove it; changes in an extracted folder are read with `dvc repro -f download`",
     "dataset.listing": "remove it; a table of archives with other addresses is now download.archives",
@@ -21,6 +20,6 @@ RENAMED = {  # old full name -> what to write instead
     "detect.mask_margin_px": "is now detect.recist_margin_px",
 }
 RENAMED_VALUES = {  # (full name, old value) -> what to write instead
-    ("anchors.objective", "grid"): PLACEMENT,
-    ("anchors.objective", "concentric"): PLACEMENT,
+    ("anchors.objective", old): "is now anchors.placement; anchors.objective is iou or focal (the former anchors.score)"
+    for old in ("grid", "concentric")
 }

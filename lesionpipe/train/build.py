@@ -17,10 +17,7 @@ from lesionpipe.data.stored.slice_writer import SLICES_FOLDER
 from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.detectors.build import build_detector
 from lesionpipe.detectors.weights import weights_file
-from lesionpipe.params.network import Network
-from lesionpipe.params.preprocess import Preprocess
-from lesionpipe.params.runtime import Runtime
-from lesionpipe.params.train import Train
+from lesionpipe.params import Network, Preprocess, Runtime, Train
 from lesionpipe.train.augment import AugmentationRanges
 from lesionpipe.train.dataset import LesionDataset
 from lesionpipe.train.loop import Training, TrainingSettings
