@@ -15,14 +15,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lesion detection in CT: tools beside the DVC pipeline.",
 )
-app.command("preset")(preset.preset)
-app.command("fetch")(fetch.fetch)
-app.command("anchors")(anchors.anchors)
-app.command("froc")(froc.froc)
-app.command("compare")(compare.compare)
-app.command("ablation")(ablation.ablation)
+for command in (preset.preset, fetch.fetch, anchors.anchors, froc.froc, compare.compare, ablation.ablation):
+    app.command()(command)
 exports = typer.Typer(no_args_is_help=True, help="Write the data set and the detections for other programs.")
-exports.command("coco")(export.coco)
+exports.command()(export.coco)
 app.add_typer(exports, name="export")
 
 

@@ -7,18 +7,17 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML
 from small_set import write_small_set
-from test_froc import BOX, truth_of
 
 from lesionpipe.commands.ablation import ROWS, ablation, planned_runs, run_words
-from lesionpipe.commands.ablation_table import AblationTable, ablation_table
+from lesionpipe.commands.ablation_table import ablation_table
 from lesionpipe.core.errors import UserError
-from lesionpipe.evaluate.seeds import RowSummary, StepTest
 from lesionpipe.params import Params
+
+RATES = ("0.5", "1", "2", "4", "8", "16")  # false positives per image
 
 
 def with_settings(root, settings):
@@ -55,12 +54,17 @@ def test_the_rows_are_those_of_the_papers_table(root):
 
 def test_the_table_by_hand():
     """Row a: three seeds, 61.2 ± 1.5 at 4 FP; row b: one seed; row c: not run; b - a on seed 0."""
-    nan = np.full(6, np.nan)
-    a = RowSummary((0, 1, 2), *(np.full(6, v) for v in (0.6123, 0.0154, 0.5, 0.7)), 0.4, 0.01)
-    b = RowSummary((0,), np.full(6, 0.7), nan, nan, nan, 0.5, np.nan)
-    step = StepTest((0,), *(np.full(6, v) for v in (0.0877, -0.01, 0.2)), np.full(6, 0.0619))
-    table = AblationTable(truth_of([[BOX], []]), 0.5, "keep", 1000, {"a": a, "b": b, "c": None}, {("a", "b"): step})
-    lines = ablation_table(table).splitlines()
+
+    def row(seeds, precision, **numbers):
+        return {"seeds": seeds, "at": dict.fromkeys(RATES, numbers), "average_precision": precision}
+
+    a = row([0, 1, 2], {"mean": 0.4, "spread": 0.01}, mean=0.6123, spread=0.0154, low=0.5, high=0.7)
+    b = row([0], {"mean": 0.5, "spread": None}, mean=0.7, spread=None, low=None, high=None)
+    step = {"before": "a", "after": "b", "seeds": [0]}
+    step["at"] = {rate: {"difference": 0.0877, "low": -0.01, "high": 0.2, "p": 0.0619} for rate in RATES}
+    scores = {"images": 2, "lesions": 1, "patients": 2, "iou": 0.5, "noisy": "keep", "draws": 1000}
+    scores |= {"rows": {"a": a, "b": b, "c": None}, "steps": [step]}
+    lines = ablation_table(scores).splitlines()
     assert "1 lesions on 2 slices of 2 patients, IoU 0.5, lesions.noisy keep" in lines[0]
     assert lines[2:7] == [
         "| row | seeds | 0.5 FP | 1 FP | 2 FP | 4 FP | 8 FP | 16 FP | AP@0.5 |",

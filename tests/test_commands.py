@@ -1,5 +1,6 @@
 """`lesionpipe froc` and `lesionpipe compare` as a user calls them."""
 
+import io
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from test_froc import BOX, found_of, truth_of
 from typer.testing import CliRunner
 
 from lesionpipe.commands.compare import compare
+from lesionpipe.commands.console import print_result
 from lesionpipe.commands.froc import froc
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
@@ -95,6 +97,14 @@ def test_any_output_encoding_is_good_enough(folder, root, encoding):
         )
         assert done.returncode == 0, done.stderr.decode()
         assert b"FPs/image" in done.stdout and b"?" not in done.stdout and done.stdout.decode(encoding)
+
+
+def test_signs_that_an_encoding_lacks_have_plain_ones(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    print_result("b − a: 61 ± 2 (50–70) …")
+    stream.flush()
+    assert stream.buffer.getvalue() == b"b - a: 61 +/- 2 (50-70) ...\n"
 
 
 def test_noisy_lesions_are_left_out_of_a_comparison_as_params_yaml_says(folder):

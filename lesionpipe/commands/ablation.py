@@ -1,7 +1,6 @@
 """The paper's ablation (Table 1): its four rows as named DVC experiments, with one or more seeds, and their table."""
 
 import contextlib
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from typing import Annotated
 import typer
 from ruamel.yaml import YAML
 
-from lesionpipe.commands.ablation_table import ablation_json, ablation_table, score_rows
-from lesionpipe.commands.console import print_text
+from lesionpipe.commands.ablation_table import ablation_table, score_rows
+from lesionpipe.commands.console import print_result
 from lesionpipe.commands.experiments import (
     dvc_output,
     finished_experiments,
@@ -44,7 +43,7 @@ ROWS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A row with a training seed. `settings` is how its parameters differ from params.yaml, as words of YAML."""
+    """A row with a training seed; `settings` are the parameters that differ from params.yaml, as words of YAML."""
 
     row: str
     seed: int
@@ -73,7 +72,7 @@ def ablation(
     plan = planned_runs(seeds, params.train.seed)
     commit = head_commit()
     if not only_table:
-        with _restored(PARAMS), _stopped_by_signals():
+        with _restored(PARAMS):
             for planned in plan:
                 _run(planned, commit, present, force, as_json)
     finished, missing, remarks = _finished_runs(plan, commit, present)
@@ -82,13 +81,10 @@ def ablation(
             f"no row has been run on this commit yet with these parameters ({_listed(missing)}); "
             f"run `lesionpipe ablation`"
         )
-    table = score_rows(list(ROWS), finished, params)
-    if as_json:
-        state = {"commit": commit, "missing": missing, "remarks": remarks}
-        print_text(json.dumps(state | ablation_json(table), indent=1, allow_nan=False))
-    else:
-        missing_line = [f"missing: {_listed(missing)}"] if missing else []
-        print_text("\n\n".join([ablation_table(table), *remarks, *missing_line]))
+    scores = score_rows(list(ROWS), finished, params)
+    missing_line = [f"missing: {_listed(missing)}"] if missing else []
+    text = "\n\n".join([ablation_table(scores), *remarks, *missing_line])
+    print_result({"commit": commit, "missing": missing, "remarks": remarks} | scores if as_json else text)
 
 
 def planned_runs(seeds: int, present_seed: int) -> list[PlannedRun]:
@@ -125,25 +121,21 @@ def _run(planned: PlannedRun, commit: str, present: Settings, force: bool, as_js
             f"Git's HEAD has moved away from {commit[:7]}, to which the finished rows belong; "
             f"check that commit out to go on with them, or start again here"
         )
-    existing = finished_experiments(commit)
-    words, unfinished = run_words(planned), planned.name + UNFINISHED
-    stream = sys.stderr if as_json else sys.stdout
-    if planned.name in existing and not force and _is_current(existing[planned.name], _expected(planned, present)):
+    existing, stream = finished_experiments(commit), sys.stderr if as_json else sys.stdout
+    former, words, unfinished = existing.get(planned.name), run_words(planned), planned.name + UNFINISHED
+    changed = not former or other_parameters(former, _expected(planned, present)) or other_code(former)
+    if not changed and not force:
         print(f"{planned.name}: finished with these parameters, not run again", file=stream, flush=True)
         return
     if unfinished in existing:  # done, but not renamed by a run that was killed
         dvc_output("exp", "remove", unfinished)
-    if planned.name in existing:
+    if former:
         words[words.index(planned.name)] = unfinished
     print("$ " + " ".join(words), file=stream, flush=True)
     if run_stoppable([sys.executable, "-m", *words], STDERR if as_json else None):
         raise UserError("the row stopped, see above; finished stages are cached: the same command goes on from there")
-    if planned.name in existing:
+    if former:
         dvc_output("exp", "rename", "--force", unfinished, planned.name)
-
-
-def _is_current(reference: str, expected: Settings) -> bool:
-    return not other_parameters(reference, expected) and not other_code(reference)
 
 
 def _finished_runs(
@@ -173,26 +165,21 @@ def _listed(missing: dict[str, str]) -> str:
 
 @contextlib.contextmanager
 def _restored(path: Path) -> Iterator[None]:
-    """The file has its present content again in the end: an experiment leaves its own settings behind."""
-    content = path.read_bytes()
-    try:
-        yield
-    finally:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(content)
+    """The file has its present content again in the end: an experiment leaves its own settings behind.
 
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Requests to end (of a batch system, a closed terminal) unwind the program as Ctrl-C does."""
+    Requests to end (of a batch system, a closed terminal) unwind the program as Ctrl-C does.
+    """
 
     def stop(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # once is enough, there is much to clear up
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    content = path.read_bytes()
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)

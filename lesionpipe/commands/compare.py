@@ -1,16 +1,16 @@
 """`lesionpipe compare`: is one detector better than another, or is it chance?"""
 
-import json
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from lesionpipe.commands.console import print_text
+from lesionpipe.commands.console import print_result
 from lesionpipe.core.errors import UserError
 from lesionpipe.evaluate.comparison import Comparison, on_images_of, paired_bootstrap, require_same_truth
 from lesionpipe.evaluate.revisions import open_run
 from lesionpipe.evaluate.scores import by_rate
 from lesionpipe.params import load_params
+from lesionpipe.params.sections import Split
 
 DIFFERENCE_COLUMNS = ("a", "b", "difference", "low", "high", "p")  # of `Comparison`, one number per rate
 
@@ -18,7 +18,7 @@ DIFFERENCE_COLUMNS = ("a", "b", "difference", "low", "high", "p")  # of `Compari
 def compare(
     a: Annotated[str, typer.Argument(help="A detections.csv, or a Git revision or experiment name.")],
     b: Annotated[str, typer.Argument(help="What to compare it with.")],
-    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Slices to compare on.")] = "test",
+    split: Annotated[Split, typer.Option(help="Slices to compare on.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Difference B - A at each rate, with 95 % interval and p-value from a paired bootstrap over patients.
@@ -34,10 +34,8 @@ def compare(
     require_same_truth(truth, own, (a, b))
     both = found, on_images_of(truth, others, own)
     result = paired_bootstrap(truth, *both, chosen.fp_rates, chosen.iou, chosen.bootstrap, chosen.seed)
-    if as_json:
-        print_text(json.dumps(comparison_json(result), indent=1, allow_nan=False))
-    else:
-        print_text(comparison_text(result, a, b, f"{split}, IoU {chosen.iou:g}, lesions.noisy {noisy}"))
+    rule = f"{split}, IoU {chosen.iou:g}, lesions.noisy {noisy}"
+    print_result(comparison_json(result) if as_json else comparison_text(result, a, b, rule))
 
 
 def comparison_json(result: Comparison) -> dict:

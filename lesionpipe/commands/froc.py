@@ -1,12 +1,11 @@
 """`lesionpipe froc`: anybody's detections, as COCO files, scored by the published rule."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lesionpipe.commands.console import print_text
+from lesionpipe.commands.console import print_result
 from lesionpipe.evaluate.bootstrap import PatientDraws
 from lesionpipe.evaluate.coco_input import read_results, read_truth
 from lesionpipe.evaluate.scores import MEAN_NAME, SET_SIZES, Estimate, Scores, null_if_nan, score_detections
@@ -32,7 +31,7 @@ def froc(
     truth, ids = read_truth(ground_truth, patient_key)
     found = read_results(detections, ids)
     scores = score_detections(truth, found, FROC_RATES, iou, PatientDraws(truth.patient_count, bootstrap, seed))
-    print_text(json.dumps(froc_json(scores), indent=1, allow_nan=False) if as_json else froc_text(scores))
+    print_result(froc_json(scores) if as_json else froc_text(scores))
 
 
 def froc_json(scores: Scores) -> dict:

@@ -1,14 +1,12 @@
 """`lesionpipe preset`: a whole params.yaml, with its comments, from a preset that holds what differs from it."""
 
-import io
 import subprocess
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import YAMLError
+from dvc.utils.serialize import dumps_yaml
+from ruamel.yaml import YAML, CommentedMap, YAMLError
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import write_text
@@ -30,14 +28,16 @@ def preset(
     if name is None:
         print("\n".join(preset_names()))
         return
-    present = _yaml_of(TARGET) if TARGET.exists() else None
+    present = _yaml_of(TARGET) if TARGET.exists() else CommentedMap()
     wanted = whole_preset(name, present)
-    lines = _differences(settings_of(present or {}), settings_of(wanted))
+    old, new = settings_of(present), settings_of(wanted)
+    lines = [f"{parameter}: {_shown(old, parameter)} -> {_shown(new, parameter)}" for parameter in differing(old, new)]
     print("\n".join(lines) or f"{TARGET} equals preset {name}")
-    if not show and (lines or present is None):
-        if not force:
+    if lines and not show:
+        if present and not force:
             _refuse_to_lose_changes(present)
-        write_text(TARGET, _text_of(wanted))
+        # as DVC writes it; beside the presets the schema lies one folder higher
+        write_text(TARGET, dumps_yaml(wanted).replace("$schema=", f"$schema={PRESETS}/", 1))
         load_params(TARGET)
         print(f"{TARGET} now holds preset {name}")
 
@@ -67,15 +67,13 @@ def whole_preset(name: str, present: CommentedMap | None = None) -> CommentedMap
         raise UserError(f"no preset {name!r}; there are {', '.join(preset_names())}")
     path = PRESETS / f"{name}.yaml"
     whole = _yaml_of(PRESETS / f"{DEFAULT}.yaml")
-    changes = {} if name == DEFAULT else settings_of(_yaml_of(path))
-    if present and isinstance(present.get(KEPT), dict):
-        known = settings_of({KEPT: whole[KEPT]})
-        changes |= {n: value for n, value in settings_of({KEPT: present[KEPT]}).items() if n in known}
-    for full_name, value in changes.items():
-        section, _, key = full_name.partition(".")
-        if key not in whole.get(section, {}):
+    known = settings_of(whole)
+    kept = {n: v for n, v in settings_of(present or {}).items() if n.startswith(f"{KEPT}.") and n in known}
+    for full_name, value in (settings_of(_yaml_of(path)) | kept).items():
+        if full_name not in known:
             raise UserError(f"{path}: {full_name}: unknown parameter; {DEFAULT}.yaml holds them all")
-        if whole[section][key] != value:
+        if value != known[full_name]:
+            section, key = full_name.split(".")
             whole[section][key] = _plain(value)
     return whole
 
@@ -91,13 +89,7 @@ def settings_of(sections: dict) -> Settings:
 
 def differing(old: Settings, new: Settings) -> list[str]:
     """Names of the parameters that differ or that one side lacks, in the order of `new`."""
-    names = [*new, *(name for name in old if name not in new)]
-    return [name for name in names if name not in old or name not in new or old[name] != new[name]]
-
-
-def _differences(old: Settings, new: Settings) -> list[str]:
-    """One line per parameter that differs, as `train.epochs: 30 -> 50`."""
-    return [f"{name}: {_shown(old, name)} -> {_shown(new, name)}" for name in differing(old, new)]
+    return [name for name in {**new, **old} if old.get(name, ...) != new.get(name, ...)]
 
 
 def _shown(settings: Settings, name: str) -> str:
@@ -105,9 +97,9 @@ def _shown(settings: Settings, name: str) -> str:
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(_plain(value))
 
 
-def _refuse_to_lose_changes(present: CommentedMap | None) -> None:
+def _refuse_to_lose_changes(present: CommentedMap) -> None:
     """Raise where params.yaml holds what neither a preset nor the last commit holds."""
-    if present is None or settings_of(present) in [settings_of(whole_preset(n, present)) for n in preset_names()]:
+    if any(settings_of(present) == settings_of(whole_preset(name, present)) for name in preset_names()):
         return
     words = ["git", "diff", "--quiet", "HEAD", "--", TARGET]
     if subprocess.run(words, check=False, capture_output=True).returncode != 0:
@@ -128,12 +120,3 @@ def _yaml_of(path: Path) -> CommentedMap:
 def _plain(value: object) -> object:
     """A list without the layout that it has in its own file."""
     return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _text_of(whole: CommentedMap) -> str:
-    """The text of params.yaml as DVC writes it; beside the presets the schema lies one folder higher."""
-    stream = io.StringIO()
-    yaml = YAML()
-    yaml.default_flow_style = False
-    yaml.dump(whole, stream)
-    return stream.getvalue().replace("$schema=", f"$schema={PRESETS}/", 1)
