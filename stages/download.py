@@ -7,8 +7,7 @@ from lesionpipe.core.errors import part_argument, run
 from lesionpipe.download.archives import OFFICIAL_TABLE
 from lesionpipe.download.http_client import RetryPolicy
 from lesionpipe.download.inventory import Inventory, inventory_path, write_inventory
-from lesionpipe.download.listing import list_folder
-from lesionpipe.download.sources import take_given, take_nih, take_phantom
+from lesionpipe.download.sources import list_folder, take_archive, take_phantom
 from lesionpipe.params import Params, load_params
 
 
@@ -17,7 +16,7 @@ def main() -> None:
     part = part_argument(params.dataset.parts)
     inventory = take_inventory(part, params)
     write_inventory(inventory_path(part), inventory)
-    print(f"part {part}: {len(inventory.slices)} slices")
+    print(f"part {part}: {len(inventory.stamps)} slices")
 
 
 def take_inventory(part: str, params: Params) -> Inventory:
@@ -29,10 +28,10 @@ def take_inventory(part: str, params: Params) -> Inventory:
         case "folder":
             return list_folder(dataset.path, part, dataset.parts)
         case "archives":
-            return take_given(part, dataset.path, table)
+            return take_archive(part, dataset.path, table)
         case "nih":
             policy = RetryPolicy(params.download.retries, params.download.timeout_s)
-            return take_nih(part, dataset.path, dataset.parts, table, policy, params.runtime.downloads)
+            return take_archive(part, dataset.path, table, dataset.parts, policy, params.runtime.downloads)
 
 
 if __name__ == "__main__":

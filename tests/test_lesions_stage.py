@@ -4,7 +4,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from http_server import serve
 from ruamel.yaml import YAML
@@ -19,7 +18,7 @@ from lesionpipe.download.http_client import RetryPolicy
 from lesionpipe.download.inventory import Inventory, write_inventory
 from lesionpipe.lesions import source as annotation_source
 from lesionpipe.lesions.leftovers import remove_other_parts
-from lesionpipe.lesions.source import Annotations, compare_with_official, fetch_annotations, provide_annotations
+from lesionpipe.lesions.source import Annotations, compare_with_official, provide_annotations
 
 RETRIES = RetryPolicy(retries=1, timeout_s=5)
 INPUTS = Path("data/inputs/annotations")
@@ -53,9 +52,9 @@ def test_addresses_are_tried_in_turn(elsewhere, capsys):
 
 def test_when_no_address_has_it_each_failure_is_named(elsewhere):
     with serve(b"", "status 404") as gone, pytest.raises(UserError, match=r"HTTP 404.*data/inputs/annotations"):
-        fetch_annotations([gone.url], RETRIES)
+        provided("nih", urls=(gone.url,))
     with pytest.raises(UserError, match="annotation_urls is empty"):
-        fetch_annotations([], RETRIES)
+        provided("nih")
 
 
 def test_the_official_file_raises_no_warning_and_is_fetched_once(elsewhere, monkeypatch, capsys):
@@ -113,31 +112,26 @@ def test_the_phantoms_parts_are_one_table_and_raise_no_warning(elsewhere, capsys
     assert capsys.readouterr().err == ""
 
 
+def test_a_part_of_the_phantom_without_a_table_is_named_with_its_remedy(elsewhere):
+    Path("data/phantom/01").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^data/phantom/01/DL_info\.csv: no such file; run `dvc repro phantom@01`$"):
+        provided("phantom")
+
+
 # ---- what parts that are no longer asked for left behind
 
 
-def test_only_what_other_parts_left_is_removed(tmp_path):
-    slices, phantom = tmp_path / "slices", tmp_path / "phantom"
-    for name in (
-        "01.npy",
-        "01.csv",
-        "02.npy",
-        "02.csv",
-        "03.npy",
-        "notes.txt",
-        "003.npy",
-        ".03.npy.1.partial",
-        "3.csv",
-    ):
-        slices.mkdir(exist_ok=True)
+def test_only_what_other_parts_left_is_removed(elsewhere):
+    slices, phantom = Path("data/slices"), Path("data/phantom")
+    kept = ["003.npy", ".03.npy.1.partial", "01.csv", "01.npy", "02.csv", "02.npy", "3.csv", "notes.txt"]
+    slices.mkdir(parents=True)
+    for name in (*kept, "03.npy"):
         (slices / name).write_text(name)
     for part in ("01", "03"):
         (phantom / part).mkdir(parents=True)
         (phantom / part / "DL_info.csv").write_text(part)
-    (phantom / "04").symlink_to(slices)
-    removed = remove_other_parts(["01", "02"], [slices, phantom, tmp_path / "masks"])
-    assert [str(path.relative_to(tmp_path)) for path in removed] == ["slices/03.npy", "phantom/03", "phantom/04"]
-    kept = ["003.npy", ".03.npy.1.partial", "01.csv", "01.npy", "02.csv", "02.npy", "3.csv", "notes.txt"]
+    (phantom / "04").symlink_to(slices.absolute())
+    remove_other_parts(["01", "02"])
     assert sorted(path.name for path in slices.iterdir()) == sorted(kept)
     assert [path.name for path in phantom.iterdir()] == ["01"]
 
@@ -157,7 +151,7 @@ def checkout(root, tmp_path) -> Path:
             (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / "data/phantom" / part).mkdir()
         (tmp_path / "data/phantom" / part / "DL_info.csv").write_text(text_of(*rows))
-        listed = pd.DataFrame({"file_name": [f"{file}.png" for file in files], "bytes": 1, "crc32": "0" * 8})
+        listed = {f"{file}.png": (1, 0) for file in files}
         inventory = Inventory(f"Images_png_{part}.zip", listed, archive_bytes=1, archive_md5="0" * 32)
         write_inventory(tmp_path / "data/inventory" / f"{part}.csv", inventory)
         (tmp_path / "data/slices" / f"{part}.npy").write_text(part)

@@ -1,10 +1,8 @@
 """From a part's zip or folder to its stored slices: values, the same bytes with any workers, and faults."""
 
-import logging
 import shutil
 import signal
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,17 +11,18 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 from stage_runs import link_code, run_stage
-from tiny_parts import SERIES, constant, key_slices, members, png, write_folder, write_zip
+from tiny_parts import SERIES, constant, folder_reader, key_slices, members, png, write_folder, write_zip
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.hashing import checksum
 from lesionpipe.data.stored.slices import SliceStore
-from lesionpipe.download.inventory import Inventory, write_inventory
-from lesionpipe.download.reader import FolderReader, ZipReader
+from lesionpipe.download.inventory import write_inventory
+from lesionpipe.download.reader import ZipReader
+from lesionpipe.download.sources import list_archive
+from lesionpipe.params import Preprocess
 from lesionpipe.preprocess.part import preprocess_part, read_key_slices
-from lesionpipe.preprocess.stack import StackSettings
 
-SETTINGS = StackSettings(image_size=64, slices=3, spacing_mm=2.0, hu=(-1024, 1050))
+SETTINGS = Preprocess(image_size=64, slices=3, spacing_mm=2.0, hu=(-1024, 1050))
 OTHER = "000002_01_01"
 
 
@@ -81,7 +80,7 @@ def test_larger_slices_are_resized_and_their_scale_is_in_the_index(tmp_path):
 def test_bytes_depend_neither_on_workers_nor_on_the_form(part, tmp_path):
     readers = {"one": (ZipReader(part), 1), "two": (ZipReader(part), 2), "five": (ZipReader(part), 5)}
     files = members(range(1, 31)) | members(range(5, 9), OTHER)
-    readers["folder"] = FolderReader(write_folder(tmp_path / "data", files)), 2
+    readers["folder"] = folder_reader(write_folder(tmp_path / "data", files)), 2
     for name, (reader, workers) in readers.items():
         preprocess_part(reader, table(), SETTINGS, "01", tmp_path / name, workers)
     first, *others = (contents(tmp_path / name) for name in readers)
@@ -101,7 +100,7 @@ def test_a_neighbour_shared_by_key_slices_is_decoded_once(part, tmp_path, monkey
 @pytest.mark.parametrize("form", ["zip", "folder"])
 def test_a_missing_key_slice_is_named(part, tmp_path, form):
     files = write_folder(tmp_path / "data", members(range(1, 31)) | members(range(5, 9), OTHER))
-    reader = ZipReader(part) if form == "zip" else FolderReader(files)
+    reader = ZipReader(part) if form == "zip" else folder_reader(files)
     with pytest.raises(UserError) as caught:
         preprocess_part(reader, table([*range(2, 30, 3), 77]), SETTINGS, "01", tmp_path / "out")
     missing = f"1 of 13 key slices are missing, the first is {SERIES}_077.png; run `dvc repro lesions`"
@@ -146,9 +145,9 @@ def test_an_empty_part_is_written(part, tmp_path):
 def test_genuine_neighbours_are_mixed_from_what_opencv_reads(shared_data, tmp_path):
     """Series 000062_01_01 at 1.5 mm: +2 mm lies a third of the way from the next slice to the one after."""
     root = shared_data / "deeplesion_mini"
-    settings = replace(SETTINGS, image_size=512)
+    settings = SETTINGS.model_copy(update={"image_size": 512})
     rows = key_slices(("000062_01_01_070.png", 1.5), ("000062_01_01_084.png", 1.0), width=512, height=512)
-    preprocess_part(FolderReader(root), rows, settings, "01", tmp_path)
+    preprocess_part(folder_reader(root), rows, settings, "01", tmp_path)
     stacks = np.load(tmp_path / "01.npy").astype(int)
 
     def hu(n: int) -> np.ndarray:
@@ -192,12 +191,7 @@ def stage(part, root, tmp_path):
     (tmp_path / "data/key_slices").mkdir(parents=True)
     (tmp_path / "data/phantom/01").mkdir(parents=True)
     table().to_csv(tmp_path / "data/key_slices/01.csv", index=False)
-    slices = pd.DataFrame(
-        [(name, size, f"{crc:08x}") for name, (size, crc) in sorted(ZipReader(part).stamps.items())],
-        columns=["file_name", "bytes", "crc32"],
-    )
-    inventory = Inventory("Images_png_01.zip", slices, part.stat().st_size, checksum(part))
-    write_inventory(tmp_path / "data/inventory/01.csv", inventory)
+    write_inventory(tmp_path / "data/inventory/01.csv", list_archive(part, checksum(part)))
     part.rename(tmp_path / "data/phantom/01/Images_png_01.zip")
     return lambda before="": run_stage(tmp_path, "preprocess", "01", before=before)
 
@@ -259,22 +253,11 @@ def test_a_full_disk_ends_the_stage_in_one_line_and_costs_nothing(stage, tmp_pat
         subprocess.run(["umount", "-l", slices], check=True)
 
 
-def test_a_cluster_gives_the_same_bytes(part, tmp_path):
+def test_a_cluster_gives_the_same_bytes(part, tmp_path, cluster):
     """A real scheduler and two worker processes; only the archive is theirs to see."""
-    distributed = pytest.importorskip("distributed")
     preprocess_part(ZipReader(part), table(), SETTINGS, "01", tmp_path / "here", workers=1)
-    with distributed.LocalCluster(
-        n_workers=2,
-        processes=True,
-        threads_per_worker=1,
-        dashboard_address=":0",
-        host="127.0.0.1",
-        silence_logs=logging.CRITICAL,
-    ) as cluster:
-        preprocess_part(ZipReader(part), table(), SETTINGS, "01", tmp_path / "there", cluster=cluster.scheduler_address)
-        bad = write_zip(tmp_path / "bad.zip", members(range(1, 31)) | {f"Images_png/{SERIES}/005.png": b"x"})
-        with pytest.raises(UserError, match=r"bad\.zip: Images_png/000001_01_01/005\.png: not a PNG file"):
-            preprocess_part(
-                ZipReader(bad), table([5])[:1], SETTINGS, "02", tmp_path / "there", cluster=cluster.scheduler_address
-            )
+    preprocess_part(ZipReader(part), table(), SETTINGS, "01", tmp_path / "there", cluster=cluster)
+    bad = write_zip(tmp_path / "bad.zip", members(range(1, 31)) | {f"Images_png/{SERIES}/005.png": b"x"})
+    with pytest.raises(UserError, match=r"bad\.zip: Images_png/000001_01_01/005\.png: not a PNG file"):
+        preprocess_part(ZipReader(bad), table([5])[:1], SETTINGS, "02", tmp_path / "there", cluster=cluster)
     assert contents(tmp_path / "here") == contents(tmp_path / "there")

@@ -24,9 +24,7 @@ from lesionpipe.download import inventory as inventories
 from lesionpipe.download.archives import archives_of
 from lesionpipe.download.http_client import RetryPolicy
 from lesionpipe.download.inventory import inventory_path, read_inventories, read_inventory, write_inventory
-from lesionpipe.download.listing import deal_out, list_archive, list_folder
-from lesionpipe.download.places import official_archive_name
-from lesionpipe.download.sources import is_preprocessed, take_given, take_nih, take_phantom
+from lesionpipe.download.sources import deal_out, is_preprocessed, list_archive, list_folder, take_archive, take_phantom
 
 POLICY = RetryPolicy(retries=1, timeout_s=5)
 DRAWING = {"seed": 0, "patients_per_part": 3, "extra_test_patients": 0, "key_slices_per_patient": 1, "image_size": 64}
@@ -46,7 +44,7 @@ def archive_with(*names: str, path: str = "a.zip") -> Path:
 
 def small_archive(part: str, folder: str = "remote") -> Path:
     """An archive with one slice of patient NN."""
-    return archive_with(f"Images_png/0000{part}_01_01/109.png", path=f"{folder}/{official_archive_name(part)}")
+    return archive_with(f"Images_png/0000{part}_01_01/109.png", path=f"{folder}/Images_png_{part}.zip")
 
 
 def write_table(path: str, archives: list[tuple[Path, str]]) -> str:
@@ -72,21 +70,18 @@ def write_params(root: Path, table: str | None = None, **dataset: object) -> Non
 def test_the_inventory_of_an_archive_names_its_slices_and_nothing_else():
     names = ["Images_png/000001_01_01/109.png", "000002_01_01/007.png", "Images_png/", "__MACOSX/._109.png", "a.txt"]
     found = list_archive(archive_with(*names), MD5)
-    assert found.slices.to_dict("list") == {
-        "file_name": ["000001_01_01_109.png", "000002_01_01_007.png"],
-        "bytes": [31, 20],
-        "crc32": [f"{zlib.crc32(b'x' * n):08x}" for n in (31, 20)],
+    assert found.stamps == {
+        "000001_01_01_109.png": (31, zlib.crc32(b"x" * 31)),
+        "000002_01_01_007.png": (20, zlib.crc32(b"x" * 20)),
     }
     write_inventory("01.csv", found)
-    assert Path("01.csv").read_text().splitlines()[:2] == [
+    assert Path("01.csv").read_text().splitlines() == [
         "file_name,bytes,crc32,md5",
         f"a.zip,{Path('a.zip').stat().st_size},,{MD5}",
+        f"000001_01_01_109.png,31,{zlib.crc32(b'x' * 31):08x},",
+        f"000002_01_01_007.png,20,{zlib.crc32(b'x' * 20):08x},",
     ]
-    again = read_inventory("01", ".")
-    assert again.stamps() == {
-        n: (s, zlib.crc32(b"x" * s)) for n, s in zip(found.slices["file_name"], (31, 20), strict=True)
-    }
-    assert (again.name, again.archive_bytes, again.archive_md5) == ("a.zip", found.archive_bytes, MD5)
+    assert read_inventory("01", ".") == found
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x.png", "Images_png/../../000001_01_01/001.png", "..\\..\\x"])
@@ -175,15 +170,15 @@ def test_no_part_is_empty_where_there_are_series_enough(count):
 def test_the_inventory_of_an_extracted_folder_has_sizes_and_times(tmp_path):
     make_folder(tmp_path / "given", range(1, 6))
     both = [list_folder("given", part, ["02", "01"]) for part in ("01", "02")]
-    names = sorted(name for one in both for name in one.slices["file_name"])
+    names = sorted(name for one in both for name in one.stamps)
     assert names == [f"00000{n}_01_01_001.png" for n in range(1, 6)]
     write_inventory("01.csv", both[0])
     assert Path("01.csv").read_text().startswith("file_name,bytes,modified_ns,parts\nImages_png,,,01 02\n")
     again = read_inventory("01", ".")
-    assert again.stamps() == both[0].stamps() and (again.parts, again.archive_md5) == (("01", "02"), "")
-    series, number = again.slices["file_name"][0].rsplit("_", 1)
+    assert again == both[0] and (again.parts, again.archive_md5) == (("01", "02"), "")
+    series, number = min(again.stamps).rsplit("_", 1)
     stat = (tmp_path / "given" / "Images_png" / series / number).stat()
-    assert again.stamps()[f"{series}_{number}"] == (3, stat.st_mtime_ns)
+    assert again.stamps[f"{series}_{number}"] == (3, stat.st_mtime_ns)
 
 
 def test_a_folder_without_slices_or_with_too_few_series_is_refused(tmp_path):
@@ -216,13 +211,13 @@ def test_a_folder_that_was_dealt_out_among_other_parts_is_refused(tmp_path):
 def test_a_given_archive_is_verified_and_listed_where_it_lies(tmp_path):
     path = small_archive("01", "given")
     table = write_table("table.tsv", [(path, GONE)])
-    found = take_given("01", "given", table)
-    assert found.slices["file_name"].tolist() == ["000001_01_01_109.png"] and found.archive_md5 == checksum(path)
+    found = take_archive("01", "given", table)
+    assert list(found.stamps) == ["000001_01_01_109.png"] and found.archive_md5 == checksum(path)
     with pytest.raises(UserError, match=r'there is no part "02" in table\.tsv; it has 01 to 01'):
-        take_given("02", "given", table)
+        take_archive("02", "given", table)
     path.write_bytes(b"damaged")
     with pytest.raises(UserError, match=rf"^{tmp_path}/given/Images_png_01\.zip: has 7 bytes, Images_png_01\.zip has"):
-        take_given("01", "given", table)
+        take_archive("01", "given", table)
 
 
 @pytest.mark.parametrize("source", ["archives", "nih"])
@@ -232,12 +227,12 @@ def test_the_inventory_of_an_archive_that_was_deleted_is_remembered(source, tmp_
 
     def take():
         if source == "archives":
-            return take_given("01", "given", table)
-        return take_nih("01", "given", ["01"], table, POLICY, 1)
+            return take_archive("01", "given", table)
+        return take_archive("01", "given", table, ["01"], POLICY)
 
-    before = take().stamps()
+    before = take()
     path.unlink()
-    assert take().stamps() == before
+    assert take() == before
     (memory,) = Path("scratch/inventories").glob("*.csv")
     memory.write_text(memory.read_text()[:60])  # damaged
     with pytest.raises(UserError, match=r"Images_png_01\.zip: (No such file|http://127)"):
@@ -247,7 +242,7 @@ def test_the_inventory_of_an_archive_that_was_deleted_is_remembered(source, tmp_
 def test_a_missing_archive_is_named_with_its_absolute_path(tmp_path):
     table = write_table("table.tsv", [(small_archive("01"), GONE)])
     with pytest.raises(UserError, match=rf"^{tmp_path}/nowhere/Images_png_01\.zip: No such file"):
-        take_given("01", "nowhere", table)
+        take_archive("01", "nowhere", table)
     with pytest.raises(
         UserError, match=rf"^{tmp_path}/data/phantom/01/Images_png_01\.zip: no such archive; .*phantom@01"
     ):
@@ -263,11 +258,11 @@ def test_an_archive_is_fetched_into_the_folder_of_the_users_choice():
     path = small_archive("01")
     with serve(path.read_bytes(), "cut 50") as server:
         table = write_table("table.tsv", [(path, server.url)])
-        take_nih("01", "mine", ["01"], table, POLICY, 1)
-        take_nih("01", "mine", ["01"], table, POLICY, 1)
+        take_archive("01", "mine", table, ["01"], POLICY)
+        take_archive("01", "mine", table, ["01"], POLICY)
         assert len(server.ranges) == 2
         shutil.rmtree("scratch/inventories")
-        take_nih("01", None, ["01"], table, POLICY, 1)
+        take_archive("01", None, table, ["01"], POLICY)
     for folder in ("mine", "scratch/downloads"):
         assert Path(folder, path.name).read_bytes() == path.read_bytes()
         assert {file.suffix for file in Path(folder).iterdir()} == {".zip", ".lock"}
@@ -278,7 +273,7 @@ def test_only_archives_that_download_still_needs_are_fetched_ahead():
     with serve(zips["01"].read_bytes(), "slow 0.1") as first, serve(zips["03"].read_bytes()) as third:
         table = write_table("table.tsv", [(zips["01"], first.url), (zips["02"], GONE), (zips["03"], third.url)])
         inventories.remember(list_archive(zips["02"], checksum(zips["02"])))
-        take_nih("01", "mine", ["01", "02", "03"], table, POLICY, 2)
+        take_archive("01", "mine", table, ["01", "02", "03"], POLICY, 2)
     come = {file.name.removesuffix(".partial") for file in Path("mine").glob("Images*")}
     assert come == {"Images_png_01.zip", "Images_png_03.zip"}
 
@@ -287,7 +282,7 @@ def test_free_disk_is_asked_for_before_anything_is_fetched(monkeypatch):
     table = write_table("table.tsv", [(small_archive("01"), GONE)])
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(UserError, match=r"mine: downloading 1 archives still needs 0\.000 GB, the disk has"):
-        take_nih("01", "mine", ["01"], table, POLICY, 1)
+        take_archive("01", "mine", table, ["01"], POLICY)
 
 
 # ---- as a user calls them
@@ -332,7 +327,7 @@ def preprocessed(part: str, archive: Path) -> None:
     write_inventory(inventory_path(part), inventory)
     Path("data/slices").mkdir(parents=True, exist_ok=True)
     Path(f"data/slices/{part}.npy").write_bytes(b"")
-    inventory.slices[["file_name"]].to_csv(f"data/slices/{part}.csv", index=False)
+    pd.DataFrame({"file_name": list(inventory.stamps)}).to_csv(f"data/slices/{part}.csv", index=False)
 
 
 def test_the_fetch_command_brings_what_preprocess_still_needs_or_what_is_named(root, capsys):

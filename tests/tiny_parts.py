@@ -8,6 +8,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from lesionpipe.download.reader import SliceReader, open_part
+from lesionpipe.download.sources import list_folder
+
 SERIES = "000001_01_01"
 
 
@@ -43,6 +46,11 @@ def write_folder(root: Path, files: Mapping[str, bytes]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
     return root
+
+
+def folder_reader(root: Path) -> SliceReader:
+    """The reader of an extracted folder as it is now, all in part 01."""
+    return open_part("folder", str(root), "01", list_folder(root, "01", ["01"]))
 
 
 def key_slices(*rows: tuple[str, float], split: str = "train", width: int = 64, height: int = 64) -> pd.DataFrame:

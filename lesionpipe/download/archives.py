@@ -5,36 +5,32 @@ all. A table of the same four columns with other addresses (a mirror) may replac
 """
 
 import csv
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from lesionpipe.core.errors import UserError
 
 OFFICIAL_TABLE = Path(__file__).with_name("archives.tsv")
-_NAME = re.compile(r"Images_png_([0-9]{2})\.zip")
-ARCHIVE_COLUMNS = {  # of the table; what each value must be like
-    "name": _NAME,
-    "url": re.compile(r"https?://\S+"),
-    "bytes": re.compile("[0-9]{1,15}"),
-    "md5": re.compile("[0-9a-f]{32}"),
-}
 
 
 @dataclass(frozen=True)
 class Archive:
     """One zip archive as published: file name, address, size in bytes, MD5."""
 
-    name: str
-    url: str
-    bytes: int
-    md5: str
+    name: Annotated[str, Field(pattern=r"^Images_png_[0-9]{2}\.zip$")]
+    url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    bytes: Annotated[int, Field(ge=0, lt=10**15)]
+    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
     @property
     def part(self) -> str:
         """Two digits, "01" to "56"."""
-        return _NAME.fullmatch(self.name)[1]
+        return self.name.removeprefix("Images_png_").removesuffix(".zip")
 
 
 def read_archives(path: str | Path = OFFICIAL_TABLE) -> dict[str, Archive]:
@@ -51,17 +47,14 @@ def read_archives(path: str | Path = OFFICIAL_TABLE) -> dict[str, Archive]:
         raise UserError(f"{path}: not readable as a table of archives ({error}); see download.archives") from None
     archives: dict[str, Archive] = {}
     for line, row in enumerate(rows, start=2):
-        archive = _archive(path, line, row)
+        try:
+            archive = Archive(**{field.name: row.get(field.name) for field in fields(Archive)})
+        except ValidationError as error:
+            column, value = error.errors()[0]["loc"][0], error.errors()[0]["input"]
+            raise UserError(f"{path}: line {line}: {column} = {value!r} is not as in {OFFICIAL_TABLE.name}") from None
         if archives.setdefault(archive.part, archive) != archive:
             raise UserError(f"{path}: line {line}: {archive.name} is there twice; remove one of the lines")
     return archives
-
-
-def _archive(path: str | Path, line: int, row: dict) -> Archive:
-    for column, pattern in ARCHIVE_COLUMNS.items():
-        if not pattern.fullmatch(row.get(column) or ""):
-            raise UserError(f"{path}: line {line}: {column} = {row.get(column)!r} is not as in {OFFICIAL_TABLE.name}")
-    return Archive(row["name"], row["url"], int(row["bytes"]), row["md5"])
 
 
 def archives_of(parts: Sequence[str], table: str | Path = OFFICIAL_TABLE) -> list[Archive]:

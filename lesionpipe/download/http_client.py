@@ -31,10 +31,6 @@ class Interrupted(Exception):
         self.wait_s = wait_s
 
 
-class RefusedRedirect(UserError):
-    """A server redirects to what is no web address; another attempt would meet the same."""
-
-
 def client(timeout_s: float) -> httpx.Client:
     """An HTTP client that follows a few redirects, to web addresses alone, and takes bytes as they are stored."""
     return httpx.Client(
@@ -53,10 +49,11 @@ def _check_redirect(response: httpx.Response) -> None:
     location = response.headers["Location"]
     try:
         target = response.url.join(location)
+        allowed = target.scheme in ("http", "https") and target.host
     except httpx.InvalidURL:
-        target = None
-    if target is None or target.scheme not in ("http", "https") or not target.host:
-        raise RefusedRedirect(f"{response.url} redirects to {location!r}, which is no web address")
+        allowed = False
+    if not allowed:
+        raise UserError(f"redirects to {location!r}, which is no web address")
 
 
 def pause(failures: int, error: BaseException | None) -> float:
@@ -65,14 +62,13 @@ def pause(failures: int, error: BaseException | None) -> float:
     return max(own, min(getattr(error, "wait_s", 0.0), LONGEST_RETRY_AFTER_S))
 
 
-def check_status(response: httpx.Response, name: str) -> None:
+def check_status(response: httpx.Response) -> None:
     """Raise Interrupted for what may pass (429, 5xx, a useless Range), UserError for a refusal."""
     status = response.status_code
-    if status in (200, 206):
-        return
     if status in (408, 416, 425, 429) or status >= 500:
         raise Interrupted(f"HTTP {status}", _retry_after(response.headers.get("Retry-After", "")))
-    raise UserError(f"{name}: {response.url} answers HTTP {status}; is the address still right?")
+    if status not in (200, 206):
+        raise UserError(f"answers HTTP {status}")
 
 
 def _retry_after(value: str) -> float:

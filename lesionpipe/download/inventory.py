@@ -22,17 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock
 
 from lesionpipe.core.errors import UserError
+from lesionpipe.core.files import scratch_folder
 from lesionpipe.core.formats import write_csv
-from lesionpipe.core.scratch import scratch_folder
 
 INVENTORY_FOLDER = Path("data/inventory")
 OF_ARCHIVE = ["file_name", "bytes", "crc32", "md5"]
 OF_FOLDER = ["file_name", "bytes", "modified_ns", "parts"]
 
-Stamps = dict[str, tuple[int, int]]  # file name -> bytes, and CRC-32 or time of change in ns
+Stamps = dict[str, tuple[int, int]]  # file name -> bytes, and CRC-32 (archive) or time of change in ns (folder)
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,10 @@ class Inventory:
     """The slices of a part, sorted by name, and where they come from."""
 
     name: str  # of the archive or folder
-    slices: pd.DataFrame  # file_name, bytes, and crc32 (8 hexadecimal digits) or modified_ns
+    stamps: Stamps
     archive_bytes: int = 0
     archive_md5: str = ""  # "": an extracted folder
     parts: tuple[str, ...] = ()  # of an extracted folder: those among which it was dealt out, sorted
-
-    def stamps(self) -> Stamps:
-        """What each slice must be like."""
-        of_archive = "crc32" in self.slices
-        last = [int(v, 16) for v in self.slices["crc32"]] if of_archive else self.slices["modified_ns"].tolist()
-        pairs = zip(self.slices["bytes"].tolist(), last, strict=True)
-        return dict(zip(self.slices["file_name"], pairs, strict=True))
 
 
 def inventory_path(part: str, folder: str | Path = INVENTORY_FOLDER) -> Path:
@@ -61,11 +53,12 @@ def inventory_path(part: str, folder: str | Path = INVENTORY_FOLDER) -> Path:
 def write_inventory(path: str | Path, inventory: Inventory) -> None:
     """Leave an inventory as CSV."""
     if inventory.archive_md5:
-        columns, first = OF_ARCHIVE, [inventory.name, inventory.archive_bytes, "", inventory.archive_md5]
+        columns, first = OF_ARCHIVE, (inventory.name, inventory.archive_bytes, "", inventory.archive_md5)
+        rows = [(name, size, f"{crc:08x}", "") for name, (size, crc) in inventory.stamps.items()]
     else:
-        columns, first = OF_FOLDER, [inventory.name, "", "", " ".join(inventory.parts)]
-    rows = inventory.slices.reindex(columns=columns, fill_value="").astype(str)
-    write_csv(path, pd.concat([pd.DataFrame([map(str, first)], columns=columns), rows], ignore_index=True))
+        columns, first = OF_FOLDER, (inventory.name, "", "", " ".join(inventory.parts))
+        rows = [(name, *stamp, "") for name, stamp in inventory.stamps.items()]
+    write_csv(path, pd.DataFrame([first, *rows], columns=columns))
 
 
 def read_inventory(part: str, folder: str | Path = INVENTORY_FOLDER) -> Inventory:
@@ -76,7 +69,7 @@ def read_inventory(part: str, folder: str | Path = INVENTORY_FOLDER) -> Inventor
     """
     path = inventory_path(part, folder)
     try:
-        return _parsed(path)
+        return _parsed(pd.read_csv(path, dtype=str, keep_default_na=False).fillna(""))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `dvc repro download@{part}`") from None
     except (ValueError, KeyError, IndexError) as error:
@@ -84,19 +77,20 @@ def read_inventory(part: str, folder: str | Path = INVENTORY_FOLDER) -> Inventor
         raise UserError(f"{path}: not a whole inventory ({reason}); run `dvc repro -f download@{part}`") from None
 
 
-def _parsed(path: Path) -> Inventory:
-    table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")
+def _parsed(table: pd.DataFrame) -> Inventory:
     if list(table) not in (OF_ARCHIVE, OF_FOLDER):
         raise ValueError(f"columns {', '.join(table)}")
-    first, slices = table.iloc[0], table.iloc[1:, :3].reset_index(drop=True)
-    if "crc32" in table:
-        if len(first["md5"]) != 32 or not slices["crc32"].str.fullmatch("[0-9a-f]{8}").all():
-            raise ValueError("a checksum is missing")
-        return Inventory(first["file_name"], slices.astype({"bytes": "int64"}), int(first["bytes"]), first["md5"])
-    if not first["parts"]:
+    first, slices = table.iloc[0], table.iloc[1:]
+    of_archive = "crc32" in table
+    if of_archive and (len(first["md5"]) != 32 or not slices["crc32"].str.fullmatch("[0-9a-f]{8}").all()):
+        raise ValueError("a checksum is missing")
+    if not of_archive and not first["parts"]:
         raise ValueError("the parts are missing")
-    slices = slices.astype({"bytes": "int64", "modified_ns": "int64"})
-    return Inventory(first["file_name"], slices, parts=tuple(first["parts"].split()))
+    marks = (int(mark, 16 if of_archive else 10) for mark in slices.iloc[:, 2])
+    stamps = dict(zip(slices["file_name"], zip(map(int, slices["bytes"]), marks, strict=True), strict=True))
+    if of_archive:
+        return Inventory(first["file_name"], stamps, int(first["bytes"]), first["md5"])
+    return Inventory(first["file_name"], stamps, parts=tuple(first["parts"].split()))
 
 
 def read_inventories(parts: Sequence[str], folder: str | Path = INVENTORY_FOLDER) -> pd.DataFrame:
@@ -105,7 +99,7 @@ def read_inventories(parts: Sequence[str], folder: str | Path = INVENTORY_FOLDER
     Raises:
         UserError: an inventory is missing or isn't one, or an extracted folder was dealt out among other parts.
     """
-    tables = []
+    part_of: dict[str, str] = {}
     for part in parts:
         inventory = read_inventory(part, folder)
         if inventory.parts and inventory.parts != tuple(sorted(parts)):
@@ -114,23 +108,20 @@ def read_inventories(parts: Sequence[str], folder: str | Path = INVENTORY_FOLDER
                 f"{', '.join(inventory.parts)}, but dataset.parts = {', '.join(parts)}: run `dvc repro -f download`, "
                 "then `dvc repro`"
             )
-        tables.append(inventory.slices[["file_name"]].assign(part=part))
-    return pd.concat(tables, ignore_index=True).drop_duplicates("file_name", ignore_index=True)
+        part_of |= {name: part for name in inventory.stamps if name not in part_of}
+    return pd.DataFrame(part_of.items(), columns=["file_name", "part"])
 
 
 def remember(inventory: Inventory) -> None:
     """Keep the inventory of an archive in the scratch folder, under the archive's MD5."""
-    folder = _memory()
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{inventory.archive_md5}.lock"):
-        write_inventory(inventory_path(inventory.archive_md5, folder), inventory)
+    write_inventory(inventory_path(inventory.archive_md5, _memory()), inventory)
 
 
 def recall(md5: str) -> Inventory | None:
     """The remembered inventory of an archive; None where there is none, or none that is whole."""
     try:
-        inventory = _parsed(inventory_path(md5, _memory()))
-    except (OSError, ValueError, KeyError, IndexError):
+        inventory = read_inventory(md5, _memory())
+    except UserError:
         return None
     return inventory if inventory.archive_md5 == md5 else None
 

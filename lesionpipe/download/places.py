@@ -7,26 +7,15 @@ in the working folder. Messages name absolute paths, because an experiment of DV
 from pathlib import Path
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.core.scratch import scratch_folder
+from lesionpipe.core.files import scratch_folder
 
-PHANTOM = Path("data/phantom")
-ANNOTATIONS = "DL_info.csv"
-
-
-def phantom_folder(part: str) -> Path:
-    """What the stage `phantom` leaves of a part: its archive, true masks and rows of DL_info.csv."""
-    return PHANTOM / part
-
-
-def official_archive_name(part: str) -> str:
-    """Official file name of a part's archive: "01" -> "Images_png_01.zip"."""
-    return f"Images_png_{part}.zip"
+PHANTOM = Path("data/phantom")  # NN/: what the stage `phantom` leaves of a part
 
 
 def archive_path(source: str, path: str | None, part: str) -> Path:
     """Absolute path at which the archive of a part is expected (source: phantom, nih or archives)."""
-    folder = phantom_folder(part) if source == "phantom" else archives_folder(path)
-    return folder.absolute() / official_archive_name(part)
+    folder = PHANTOM / part if source == "phantom" else archives_folder(path)
+    return folder.absolute() / f"Images_png_{part}.zip"
 
 
 def archives_folder(path: str | None) -> Path:
@@ -46,11 +35,3 @@ def images_folder(path: str | Path) -> Path:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; dataset.path must name Images_png or the folder that holds it")
     return root
-
-
-def annotations_beside(path: str | Path) -> Path | None:
-    """DL_info.csv in a folder or beside it."""
-    for folder in (Path(path), Path(path).parent):
-        if (folder / ANNOTATIONS).is_file():
-            return folder / ANNOTATIONS
-    return None

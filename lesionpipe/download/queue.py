@@ -7,7 +7,8 @@ import queue
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from lesionpipe.core.errors import UserError
@@ -15,8 +16,7 @@ from lesionpipe.core.hashing import OnBytes
 from lesionpipe.core.progress import progress
 from lesionpipe.download.archives import Archive
 from lesionpipe.download.http_client import RetryPolicy
-from lesionpipe.download.transfer import Stopped, fetch_archive
-from lesionpipe.download.verification import verify
+from lesionpipe.download.transfer import Stopped, fault_of, fetch_archive
 
 GRACE_S = 2.0  # for threads to notice that they should stop; they hold nothing that isn't on the disk
 
@@ -27,50 +27,36 @@ def bytes_to_come(archives: Sequence[Archive], folder: Path) -> int:
     """Bytes of these archives that aren't in the folder yet."""
     missing = 0
     for archive in archives:
-        target, partial = folder / archive.name, folder / f"{archive.name}.partial"
+        target, begun = folder / archive.name, folder / f"{archive.name}.partial"
         if not target.exists() or target.stat().st_size != archive.bytes:
-            missing += archive.bytes - min(partial.stat().st_size if partial.exists() else 0, archive.bytes)
+            missing += archive.bytes - min(begun.stat().st_size if begun.exists() else 0, archive.bytes)
     return missing
 
 
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Stop before the work when the disk of `folder` can't take `needed` more bytes.
-
-    Raises:
-        UserError: both figures are named.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{folder.absolute()}: {what} still needs {needed / 1e9:.3f} GB, the disk has {free / 1e9:.3f} GB free; "
-            "free some, name a folder on a larger disk (dataset.path), or go part by part (docs/download.md)"
-        )
-
-
-def fetch_all(archives: Sequence[Archive], folder: Path, policy: RetryPolicy, at_a_time: int) -> None:
+def fetch_all(
+    archives: Sequence[Archive], folder: Path, policy: RetryPolicy, at_a_time: int, ahead: Sequence[Archive] = ()
+) -> None:
     """Fetch archives into a folder, `at_a_time` at a time; a failing one doesn't hold up the others.
+
+    Meanwhile those `ahead` are fetched too; they are left half done when the others are there, and may fail.
 
     Raises:
         UserError: the disk is too small for what is still to come, or some archives could not be fetched.
     """
-    require_space(folder, bytes_to_come(archives, folder), f"downloading {len(archives)} archives")
-    _require_success(_run(archives, archives, _fetch_into(folder, policy), at_a_time, "download"))
 
+    def task(archive: Archive, on_bytes: OnBytes, stop: threading.Event) -> None:
+        fetch_archive(archive, folder / archive.name, policy, on_bytes, stop)
 
-def fetch_first(archives: Sequence[Archive], folder: Path, policy: RetryPolicy, at_a_time: int) -> None:
-    """Fetch the first archive, and meanwhile the next ones ahead; those are left half done when the first is there.
-
-    Raises:
-        UserError: the disk is too small for all of them, or the first could not be fetched.
-    """
-    require_space(folder, bytes_to_come(archives, folder), f"downloading {len(archives)} archives")
-    first = archives[0]
-    failures = _run(archives, [first], _fetch_into(folder, policy), at_a_time, f"download {first.part}")
-    if first in failures:
-        raise failures[first]
-    for error in failures.values():
-        print(f"fetching ahead: {error}", file=sys.stderr)
+    needed = bytes_to_come([*archives, *ahead], folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder.absolute()}: downloading {len(archives) + len(ahead)} archives still needs "
+            f"{needed / 1e9:.3f} GB, the disk has {free / 1e9:.3f} GB free; free some, name a folder on a larger disk "
+            "(dataset.path), or go part by part (docs/download.md)"
+        )
+    _run(task, archives, ahead, at_a_time, "download")
 
 
 def verify_all(archives: Sequence[Archive], folder: Path, at_a_time: int) -> None:
@@ -81,39 +67,28 @@ def verify_all(archives: Sequence[Archive], folder: Path, at_a_time: int) -> Non
     """
 
     def task(archive: Archive, on_bytes: OnBytes, stop: threading.Event) -> None:
-        verify(folder / archive.name, archive, on_bytes)
+        fault = fault_of(folder / archive.name, archive, on_bytes)
+        if fault:
+            raise UserError(fault)
 
-    _require_success(_run(archives, archives, task, at_a_time, "verify"))
-
-
-def _fetch_into(folder: Path, policy: RetryPolicy) -> Task:
-    return lambda archive, on_bytes, stop: fetch_archive(archive, folder / archive.name, policy, on_bytes, stop)
+    _run(task, archives, (), at_a_time, "verify")
 
 
-def _require_success(failures: dict[Archive, UserError]) -> None:
-    if failures:
-        raise UserError("; ".join(str(error) for error in failures.values()))
-
-
-def _run(
-    archives: Sequence[Archive], wanted: Sequence[Archive], task: Task, at_a_time: int, label: str
-) -> dict[Archive, UserError]:
-    """Errors by archive, once all wanted ones are there or have failed."""
-    waiting: queue.SimpleQueue = queue.SimpleQueue()
+def _run(task: Task, archives: Sequence[Archive], ahead: Sequence[Archive], at_a_time: int, label: str) -> None:
+    """Treat archives in threads until all but those `ahead` are there or have failed."""
+    waiting = iter([*archives, *ahead])  # all threads take the next one from here
     done: queue.SimpleQueue = queue.SimpleQueue()
-    stop, failures, missing = threading.Event(), {}, set(wanted)
-    for archive in archives:
-        waiting.put(archive)
-    bar, lock = progress(None, label, total=sum(a.bytes for a in wanted), unit="B", unit_scale=True), threading.Lock()
+    bar = progress(None, label, total=sum(archive.bytes for archive in archives), unit="B")
+    stop, lock, missing, failures = threading.Event(), threading.Lock(), set(archives), []
 
-    def advance(count: int) -> None:
+    def advance(archive: Archive, count: int) -> None:
         with lock:
-            bar.update(count)
+            bar.update(count if archive in archives else 0)
 
     # daemons: Ctrl-C must not wait for a silent server
     threads = [
-        threading.Thread(target=_work, args=(waiting, done, task, advance, missing.copy(), stop), daemon=True)
-        for _ in range(min(at_a_time, len(archives)))
+        threading.Thread(target=_work, args=(waiting, done, task, advance, stop), daemon=True)
+        for _ in range(min(at_a_time, len(archives) + len(ahead)))
     ]
     for thread in threads:
         thread.start()
@@ -121,8 +96,10 @@ def _run(
         while missing:
             archive, error = done.get()
             missing.discard(archive)
-            if isinstance(error, UserError):
-                failures[archive] = error
+            if isinstance(error, UserError) and archive in archives:
+                failures.append(str(error))
+            elif isinstance(error, UserError):
+                print(f"fetching ahead: {error}", file=sys.stderr)
             elif error:
                 raise error
     finally:
@@ -130,19 +107,23 @@ def _run(
         for thread in threads:
             thread.join(GRACE_S)
         bar.close()
-    return failures
+    if failures:
+        raise UserError("; ".join(failures))
 
 
-def _work(waiting, done, task: Task, advance: OnBytes, shown: set[Archive], stop: threading.Event) -> None:
+def _work(
+    waiting: Iterator[Archive],
+    done: queue.SimpleQueue,
+    task: Task,
+    advance: Callable[[Archive, int], None],
+    stop: threading.Event,
+) -> None:
     """Treat one archive after another until none is left."""
-    while not stop.is_set():
-        try:
-            archive = waiting.get_nowait()
-        except queue.Empty:
+    for archive in waiting:
+        if stop.is_set():
             return
-        on_bytes = advance if archive in shown else lambda count: None
         try:
-            task(archive, on_bytes, stop)
+            task(archive, partial(advance, archive), stop)
             done.put((archive, None))
         except Stopped:
             return

@@ -1,26 +1,28 @@
-"""From where archives lie to the inventory of a part: the phantom's archive, given archives, NIH's.
+"""The inventory of a part from wherever it lies: the phantom's archive, given archives, NIH's, an extracted folder.
 
 The archives themselves (238 GB) are no output of DVC. They are verified once where they lie and may be deleted when
 their part has been preprocessed: their inventory is remembered.
 """
 
+import hashlib
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.hashing import checksum
-from lesionpipe.core.progress import progress
 from lesionpipe.download.archives import Archive, archives_of
 from lesionpipe.download.http_client import RetryPolicy
-from lesionpipe.download.inventory import Inventory, inventory_path, read_inventory, recall, remember
-from lesionpipe.download.listing import list_archive
-from lesionpipe.download.places import archive_path, archives_folder
-from lesionpipe.download.queue import fetch_first
-from lesionpipe.download.verification import verify
+from lesionpipe.download.inventory import Inventory, Stamps, read_inventory, recall, remember
+from lesionpipe.download.places import archive_path, archives_folder, images_folder
+from lesionpipe.download.queue import fetch_all, verify_all
+from lesionpipe.download.reader import SERIES, ZipReader, official_name
 
 SLICES = Path("data/slices")
+SCANNERS = 16  # threads that list folders: a shared disk answers many questions at once
 
 
 def take_phantom(part: str) -> Inventory:
@@ -35,45 +37,35 @@ def take_phantom(part: str) -> Inventory:
     return list_archive(path, checksum(path))
 
 
-def take_given(part: str, path: str, table: str | Path) -> Inventory:
-    """The inventory of an archive that lies in the folder `path`, verified, or the remembered one when it is gone.
-
-    Raises:
-        UserError: the archive isn't there and never was, or it is damaged.
-    """
-    archive = archives_of([part], table)[0]
-    target = archives_folder(path) / archive.name
-    known = None if target.exists() else recall(archive.md5)
-    if known:
-        return known
-    with progress(None, f"verify {archive.name}", archive.bytes, "B", unit_scale=True) as bar:
-        verify(target, archive, bar.update)
-    return _listed(archive, target)
-
-
-def take_nih(
-    part: str, path: str | None, parts: Sequence[str], table: str | Path, policy: RetryPolicy, at_a_time: int
+def take_archive(
+    part: str,
+    path: str | None,
+    table: str | Path,
+    parts: Sequence[str] = (),
+    policy: RetryPolicy | None = None,
+    at_a_time: int = 1,
 ) -> Inventory:
-    """The inventory of one of NIH's archives, downloaded into the folder `path` unless it is there or remembered.
+    """The inventory of an archive in the folder `path`, or the remembered one where the archive is gone.
 
-    Meanwhile the archives of the other `parts` are fetched ahead, `at_a_time` at a time.
+    Args:
+        parts: fetched ahead meanwhile where they are still needed, `at_a_time` archives at a time.
+        policy: how NIH's archives are downloaded; None: given ones, which are only verified.
 
     Raises:
-        UserError: the archive can't be fetched, or the disk is too small for all that are to come.
+        UserError: the archive is missing or damaged or can't be fetched, or the disk is too small for what is to come.
     """
-    archive, folder = archives_of([part], table)[0], archives_folder(path)
-    target = folder / archive.name
-    known = None if target.exists() else recall(archive.md5)
+    (archive,), folder = archives_of([part], table), archives_folder(path)
+    there = (folder / archive.name).exists()
+    known = None if there else recall(archive.md5)
     if known:
         return known
-    later = sorted(archives_of(parts, table), key=lambda other: (other.part < part, other.part))
-    ahead = [a for a in later if a.part != part and not (folder / a.name).exists() and not recall(a.md5)]
-    fetch_first([archive, *([] if target.exists() else ahead)], folder, policy, at_a_time)
-    return _listed(archive, target)
-
-
-def _listed(archive: Archive, path: Path) -> Inventory:
-    inventory = list_archive(path, archive.md5)
+    if policy:
+        later = sorted(archives_of(parts, table), key=lambda other: (other.part < part, other.part))
+        ahead = [a for a in later if a.part != part and not (folder / a.name).exists() and not recall(a.md5)]
+        fetch_all([archive], folder, policy, at_a_time, [] if there else ahead)
+    else:
+        verify_all([archive], folder, at_a_time)
+    inventory = list_archive(folder / archive.name, archive.md5)
     remember(inventory)
     return inventory
 
@@ -83,12 +75,72 @@ def is_preprocessed(archive: Archive) -> bool:
 
     Slices of the phantom or of another source bear the same part's number; they don't count.
     """
-    table, store = SLICES / f"{archive.part}.csv", SLICES / f"{archive.part}.npy"
-    if not (inventory_path(archive.part).exists() and table.exists() and store.exists()):
+    if not (SLICES / f"{archive.part}.npy").exists():
         return False
-    inventory = read_inventory(archive.part)
     try:
-        names = pd.read_csv(table, usecols=["file_name"], dtype=str)["file_name"]
-    except ValueError:
+        inventory = read_inventory(archive.part)
+        names = pd.read_csv(SLICES / f"{archive.part}.csv", usecols=["file_name"], dtype=str)["file_name"]
+    except (UserError, FileNotFoundError, ValueError):
         return False
-    return inventory.archive_md5 == archive.md5 and bool(names.isin(inventory.slices["file_name"]).all())
+    return inventory.archive_md5 == archive.md5 and bool(names.isin(inventory.stamps).all())
+
+
+def list_archive(path: Path, md5: str) -> Inventory:
+    """The inventory of an archive whose MD5 is known; nothing is decompressed.
+
+    Raises:
+        UserError: the archive is damaged, holds a path that leads outside or no slice at all.
+    """
+    stamps = dict(sorted(ZipReader(path).stamps.items()))
+    if not stamps:
+        raise UserError(f"{path}: holds no slice; expected Images_png/000001_01_01/001.png and so on")
+    return Inventory(path.name, stamps, path.stat().st_size, md5)
+
+
+def list_folder(path: str | Path, part: str, parts: Sequence[str]) -> Inventory:
+    """The inventory of the share of an extracted folder that belongs to one of `parts`.
+
+    Raises:
+        UserError: there is no such folder, no slice in it, or fewer series than parts.
+    """
+    root = images_folder(path)
+    with os.scandir(root) as entries:
+        series = [entry.name for entry in entries if SERIES.fullmatch(entry.name) and entry.is_dir()]
+    if not series:
+        raise UserError(f"{root}: holds no slice; expected 000001_01_01/001.png and so on (dataset.path)")
+    if len(series) < len(parts):
+        raise UserError(f"dataset.parts: {len(parts)} parts for {len(series)} series in {root}; name fewer")
+    with ThreadPoolExecutor(SCANNERS) as pool:
+        found = pool.map(_list_series, [root / one for one in deal_out(series, parts)[part]])
+        stamps = {name: stamp for one in found for name, stamp in sorted(one.items())}
+    if not stamps:
+        raise UserError(f"{root}: the series of part {part} hold no slice; name fewer dataset.parts")
+    return Inventory(root.name, stamps, parts=tuple(sorted(parts)))
+
+
+def deal_out(series: Sequence[str], parts: Sequence[str]) -> dict[str, list[str]]:
+    """The series of each part.
+
+    A hash of its own name puts a series into a part, so that a series more or less changes that part alone; positions
+    in the sorted list would move most of the others too. With few series the hash may leave a part empty; it then takes
+    one from the part that has most.
+    """
+    parts = sorted(parts)
+    dealt: dict[str, list[str]] = {part: [] for part in parts}
+    for one in sorted(series):
+        number = int.from_bytes(hashlib.md5(one.encode(), usedforsecurity=False).digest()[:8])
+        dealt[parts[number % len(parts)]].append(one)
+    for part in parts:
+        if not dealt[part]:
+            dealt[part].append(max(dealt.values(), key=len).pop())
+    return dealt
+
+
+def _list_series(folder: Path) -> Stamps:
+    stamps: Stamps = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = official_name(PurePosixPath(folder.name, entry.name))
+            if name:
+                stamps[name] = entry.stat().st_size, entry.stat().st_mtime_ns
+    return stamps

@@ -8,7 +8,7 @@ column holds stops the reader with row, field and value. Coordinates stay 1-base
 import csv
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,9 @@ NUMBERS = {  # field -> names of its numbers
     "Train_Val_Test": ["split"],
 }
 INDICES = {"Patient_index": "patient", "Study_index": "study", "Series_ID": "series", "Key_slice_index": "key_slice"}
+COLUMNS_READ = [*INDICES, "File_name", *NUMBERS]
 ALLOWED = {"Coarse_lesion_type": (-1, 1, 2, 3, 4, 5, 6, 7, 8), "Possibly_noisy": (0, 1), "Train_Val_Test": (1, 2, 3)}
-WHOLE = {*ALLOWED, "Slice_range", "Image_size"}
-REQUIRED = {"Train_Val_Test"}
+REQUIRED = "Train_Val_Test"
 LARGEST_NUMBER = 1_000_000  # of any field: no pixel, mm, HU or index is beyond
 _FILE_NAME = re.compile(r"([0-9]{6})_([0-9]{2})_([0-9]{2})_([0-9]{3,6})\.png")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
@@ -47,91 +47,75 @@ def read_dl_info(*paths: str | Path) -> pd.DataFrame:
         UserError: the file is missing, empty, cut short or not UTF-8, lacks a column, or a value isn't what its column
             holds; file, line, field and value are named.
     """
-    frame = pd.concat([_one_file(Path(path)) for path in paths], ignore_index=True)
+    names = ["file_name", *INDICES.values(), "indices_differ", *(name for group in NUMBERS.values() for name in group)]
+    frame = pd.DataFrame([row for path in paths for row in _rows_of(Path(path))], columns=names)
     frame.insert(0, "lesion", np.arange(1, len(frame) + 1))
     return frame.astype({"split": int})
 
 
-def _one_file(path: Path) -> pd.DataFrame:
-    rows = _rows(path)
-    line, header = next(rows, (1, []))
-    columns = [*INDICES, "File_name", *NUMBERS]
-    missing = [name for name in columns if name not in header]
-    if not header:
-        raise UserError(f"{path}: is empty; a DL_info.csv with its header line is expected")
-    if missing or len(set(header)) < len(header):
-        problem = f"lacks the column {', '.join(missing)}" if missing else "has a column twice"
-        raise UserError(f"{path}: line {line}: {problem}; is this DeepLesion's DL_info.csv?")
-    at = {name: header.index(name) for name in columns}
-    table = [_typed(path, line, row, at, len(header)) for line, row in rows]
-    if not table:
-        raise UserError(f"{path}: has a header and no lesion; fetch it again")
-    names = ["file_name", *INDICES.values(), "indices_differ", *(n for group in NUMBERS.values() for n in group)]
-    return pd.DataFrame(table, columns=names)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of each row that isn't blank."""
+def _rows_of(path: Path) -> list[list]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.reader(handle, strict=True)
-            try:
-                for row in reader:
-                    if any(field.strip() for field in row):
-                        yield reader.line_num, row
-            except csv.Error as error:
-                raise UserError(f"{path}: line {reader.line_num}: {error}; cut short? fetch it again") from None
+            return list(_typed_rows(reader))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; see dataset.annotations") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); is this DL_info.csv?") from None
+    except (csv.Error, ValueError) as error:
+        raise UserError(f"{path}: line {reader.line_num}: {error}; correct it or fetch it again") from None
 
 
-def _typed(path: str | Path, line: int, row: list[str], at: dict[str, int], width: int) -> list:
-    if len(row) != width:
-        raise UserError(f"{path}: line {line}: has {len(row)} fields, the header has {width}; is the file cut short?")
-    name = row[at["File_name"]].strip()
-    found = _FILE_NAME.fullmatch(name)
+def _typed_rows(lines: Iterable[list[str]]) -> Iterator[list]:
+    rows = (row for row in lines if any(field.strip() for field in row))
+    header = next(rows, [])
+    missing = [name for name in COLUMNS_READ if name not in header]
+    if missing or len(set(header)) < len(header):
+        problem = f"lacks the column {', '.join(missing)}" if missing else "has a column twice"
+        raise ValueError(f"{problem if header else 'is empty'}; is this DeepLesion's DL_info.csv?")
+    row = None
+    for row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"has {len(row)} fields, the header has {len(header)}; cut short?")
+        yield _typed(dict(zip(header, map(str.strip, row), strict=True)))
+    if row is None:
+        raise ValueError("has a header and no lesion")
+
+
+def _typed(row: dict[str, str]) -> list:
+    found = _FILE_NAME.fullmatch(row["File_name"])
     if not found:
-        raise _wrong(path, line, "File_name", name, "a name like 000001_01_01_109.png")
+        raise ValueError(f"File_name = {row['File_name']!r}, expected a name like 000001_01_01_109.png")
     indices = [int(index) for index in found.groups()]
-    stated = [_one(path, line, field, row[at[field]].strip()) for field in INDICES]
+    stated = [_number(field, row[field]) for field in INDICES]
     differ = any(s != i and not math.isnan(s) for s, i in zip(stated, indices, strict=True))
-    numbers = [n for field, names in NUMBERS.items() for n in _numbers(path, line, field, row[at[field]], len(names))]
-    return [name, *indices, differ, *numbers]
+    return [found[0], *indices, differ, *(number for field in NUMBERS for number in _numbers(field, row[field]))]
 
 
-def _numbers(path: str | Path, line: int, field: str, text: str, count: int) -> list[float]:
+def _numbers(field: str, text: str) -> list[float]:
     """The numbers of one field, NaN where not known."""
-    text = text.strip()
-    if not text and field not in REQUIRED:
-        return [math.nan] * count
-    tokens = text.split(",")
-    if len(tokens) != count:
-        raise _wrong(path, line, field, text, f"{count} numbers" if count > 1 else "one number")
-    values = [_one(path, line, field, token.strip()) for token in tokens]
-    for value in values:
-        if math.isnan(value) and field not in REQUIRED:
-            continue
-        if field in ALLOWED and value not in ALLOWED[field]:
-            raise _wrong(path, line, field, text, f"one of {', '.join(map(str, ALLOWED[field]))}")
-        if field in WHOLE and value != int(value):
-            raise _wrong(path, line, field, text, "whole numbers")
-    if field == "Image_size" and min(values) < 1:
-        raise _wrong(path, line, field, text, "width and height of at least 1")
-    return values
+    count = len(NUMBERS[field])
+    values = [_number(field, token.strip()) for token in text.split(",")] if text else [math.nan] * count
+    known = [value for value in values if not math.isnan(value)]
+    checked = values if field == REQUIRED else known
+    if len(values) != count:
+        expected = f"{count} numbers" if count > 1 else "one number"
+    elif field in ALLOWED and set(checked) - set(ALLOWED[field]):
+        expected = f"one of {', '.join(map(str, ALLOWED[field]))}"
+    elif field in ("Slice_range", "Image_size") and any(value % 1 for value in known):
+        expected = "whole numbers"
+    elif field == "Image_size" and min(known, default=1) < 1:
+        expected = "width and height of at least 1"
+    else:
+        return values
+    raise ValueError(f"{field} = {text!r}, expected {expected}")
 
 
-def _one(path: str | Path, line: int, field: str, token: str) -> float:
-    if _NUMBER.fullmatch(token):
-        value = float(token)
-        if abs(value) > LARGEST_NUMBER:
-            raise _wrong(path, line, field, token, f"a number up to {LARGEST_NUMBER:,}")
-        return value
+def _number(field: str, token: str) -> float:
     if token.lower() in ("", "nan"):
         return math.nan
-    raise _wrong(path, line, field, token, "a number")
-
-
-def _wrong(path: str | Path, line: int, field: str, value: str, wanted: str) -> UserError:
-    return UserError(f"{path}: line {line}: {field} = {value!r}, expected {wanted}; correct it or fetch the file again")
+    if not _NUMBER.fullmatch(token):
+        raise ValueError(f"{field} = {token!r}, expected a number")
+    if abs(float(token)) > LARGEST_NUMBER:
+        raise ValueError(f"{field} = {token!r}, expected a number up to {LARGEST_NUMBER:,}")
+    return float(token)

@@ -15,12 +15,12 @@ import httpx
 import tenacity
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.core.files import atomic_path
+from lesionpipe.core.files import atomic_path, scratch_folder
 from lesionpipe.core.hashing import checksum
-from lesionpipe.core.scratch import scratch_folder
 from lesionpipe.download.http_client import Interrupted, RetryPolicy, check_status, client, pause
-from lesionpipe.download.places import ANNOTATIONS, annotations_beside, images_folder, phantom_folder
+from lesionpipe.download.places import PHANTOM, images_folder
 
+ANNOTATIONS = "DL_info.csv"
 INPUT_FOLDER = Path("data/inputs/annotations")  # a dependency of the stage: DVC tracks what lies in it
 OFFICIAL_BYTES = 8_479_888
 OFFICIAL_SHA256 = "a8f57b4b1164c9ed770b5add2920d5f4c5f8defa0df467e12f6a51951e38995c"
@@ -57,31 +57,19 @@ def provide_annotations(
     Raises:
         UserError: the file isn't there, lies where DVC doesn't track its content, or can't be fetched.
     """
-    annotations = find_annotations(source, parts, path, given) or fetched_annotations(urls, retries)
-    print(f"annotations: {annotations.name}, MD5 {annotations.md5}")
-    if source != "phantom" or given:
-        for warning in filter(None, map(compare_with_official, annotations.paths)):
-            print(warning, file=sys.stderr)
-    return annotations
-
-
-def find_annotations(source: str, parts: Sequence[str], path: str | None, given: str | None) -> Annotations | None:
-    """The annotations on this computer, or None where they have to be fetched; see `provide_annotations`."""
     if given is not None:
-        return Annotations((_tracked(given),), str(given))
-    if source == "phantom":
-        paths = tuple(phantom_folder(part) / ANNOTATIONS for part in sorted(parts))
-        return Annotations(paths, f"{ANNOTATIONS} of the phantom")
-    if source == "nih":
-        return None
-    folder = images_folder(path) if source == "folder" else Path(path)
-    beside = annotations_beside(folder)
-    if beside is None and source == "folder":
-        raise UserError(
-            f"dataset.path: no {ANNOTATIONS} in or beside {folder}; copy or link one into {INPUT_FOLDER}/ and name it "
-            "in dataset.annotations"
-        )
-    return Annotations((beside,), f"{ANNOTATIONS} beside the slices") if beside else None
+        found = Annotations((_tracked(given),), given)
+    elif source == "phantom":
+        found = Annotations(tuple(map(_of_phantom, sorted(parts))), f"{ANNOTATIONS} of the phantom")
+    elif source != "nih" and (beside := _beside(source, path)):
+        found = Annotations((beside,), f"{ANNOTATIONS} beside the slices")
+    else:
+        found = Annotations((_fetched(urls, retries),), f"{ANNOTATIONS} fetched")
+    print(f"annotations: {found.name}, MD5 {found.md5}")
+    if source != "phantom" or given:
+        for warning in filter(None, map(compare_with_official, found.paths)):
+            print(warning, file=sys.stderr)
+    return found
 
 
 def _tracked(given: str) -> Path:
@@ -97,26 +85,32 @@ def _tracked(given: str) -> Path:
     return path
 
 
-def fetched_annotations(urls: Sequence[str], retries: RetryPolicy) -> Annotations:
-    """The official file, fetched unless an earlier run has left it in the scratch folder.
+def _of_phantom(part: str) -> Path:
+    path = PHANTOM / part / ANNOTATIONS
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run `dvc repro phantom@{part}`")
+    return path
 
-    Raises:
-        UserError: no address has it.
-    """
+
+def _beside(source: str, path: str) -> Path | None:
+    """DL_info.csv in or beside the folder of slices; None where an official folder of archives lacks it."""
+    folder = images_folder(path) if source == "folder" else Path(path)
+    for place in (folder, folder.parent):
+        if (place / ANNOTATIONS).is_file():
+            return place / ANNOTATIONS
+    if source == "folder":
+        raise UserError(
+            f"dataset.path: no {ANNOTATIONS} in or beside {folder}; copy or link one into {INPUT_FOLDER}/ and name it "
+            "in dataset.annotations"
+        )
+    return None
+
+
+def _fetched(urls: Sequence[str], retries: RetryPolicy) -> Path:
+    """The file from the first address that has it, unless an earlier run has left the official one."""
     kept = scratch_folder() / "downloads" / ANNOTATIONS
-    if not kept.exists() or compare_with_official(kept):
-        content = fetch_annotations(urls, retries)
-        with atomic_path(kept) as temporary:
-            temporary.write_bytes(content)
-    return Annotations((kept,), f"{ANNOTATIONS} fetched")
-
-
-def fetch_annotations(urls: Sequence[str], retries: RetryPolicy) -> bytes:
-    """The file from the first address that has it.
-
-    Raises:
-        UserError: none has; the failure of each address is named.
-    """
+    if kept.exists() and compare_with_official(kept) is None:
+        return kept
     failures = []
     for url in urls:
         retrying = tenacity.Retrying(
@@ -126,10 +120,14 @@ def fetch_annotations(urls: Sequence[str], retries: RetryPolicy) -> bytes:
             reraise=True,
         )
         try:
-            return retrying(_fetch_once, url, retries.timeout_s)
+            content = retrying(_fetch_once, url, retries.timeout_s)
         except (UserError, Interrupted, httpx.HTTPError, httpx.InvalidURL) as error:
-            failures.append(f"{url}: {error or type(error).__name__}")
+            failures.append(f"{url}: {str(error) or type(error).__name__}")
             print(f"{ANNOTATIONS}: {failures[-1]}", file=sys.stderr)
+            continue
+        with atomic_path(kept) as temporary:
+            temporary.write_bytes(content)
+        return kept
     raise UserError(
         f"{ANNOTATIONS}: no address has it ({'; '.join(failures) or 'download.annotation_urls is empty'}); "
         f"put a copy into {INPUT_FOLDER}/ and name it in dataset.annotations"
@@ -139,7 +137,7 @@ def fetch_annotations(urls: Sequence[str], retries: RetryPolicy) -> bytes:
 def _fetch_once(url: str, timeout_s: float) -> bytes:
     content = bytearray()
     with client(timeout_s) as http, http.stream("GET", url) as response:
-        check_status(response, ANNOTATIONS)
+        check_status(response)
         for chunk in response.iter_raw():
             content += chunk
             if len(content) > MAX_TABLE_BYTES:
