@@ -23,9 +23,10 @@ from torchvision_retinanet import torchvision_network
 from lesionpipe.anchors.grid import SIZES_PX, AnchorSet, level_numbers, paper_set, retinanet_set
 from lesionpipe.core.devices import tune_for
 from lesionpipe.detect.inference import for_inference
+from lesionpipe.detect.stored_slices import build_settings
 from lesionpipe.detectors.build import build_detector
 from lesionpipe.detectors.interface import DecodingSettings, Detector, Targets, single_process
-from lesionpipe.params import Detect, Network, load_params
+from lesionpipe.params import Network, load_params
 
 ROOT = Path(__file__).parents[1]
 ROWS = {  # levels, mask branch, attention, anchors, time in units of the first row (paper, Table 1)
@@ -226,17 +227,6 @@ def rows(params: Network, setting: Setting, peak: float, training: bool) -> None
         print(line, flush=True)
 
 
-def decoding_of(detect: Detect) -> DecodingSettings:
-    return DecodingSettings(
-        score_threshold=detect.score_threshold,
-        topk_candidates=detect.topk_candidates,
-        nms_iou=detect.nms_iou,
-        detections_per_image=detect.detections_per_image,
-        calibrate=detect.calibrate,
-        mask_threshold=detect.mask_threshold,
-    )
-
-
 def main(
     backbone: str = "vgg19",
     size: int = 256,
@@ -261,8 +251,9 @@ def main(
     params = load_params(ROOT / "params.yaml")
     heads = {"head_depth": head_depth, "head_channels": head_channels}
     network = params.network.model_copy(update={"backbone": backbone, "weights": None, "channels": channels, **heads})
-    decoding, margin = decoding_of(params.detect), params.detect.recist_margin_px
-    setting = Setting(size, batch, device, precision, iterations, compiled, decoding, margin)
+    detect = build_settings(params.detect, precision)
+    settings = (detect.decoding, detect.recist_margin_px)
+    setting = Setting(size, batch, device, precision, iterations, compiled, *settings)
     peak = matmul_peak(setting, peak_side)
     print(f"{backbone}, {size} px, batch {batch}, {device}, {precision}; matrix product {peak / 1e12:.2f} TFLOP/s")
     if peer and head_depth == 4:  # torchvision's head has four convolutions

@@ -6,10 +6,9 @@ from lesionpipe.core.errors import UserError, run
 from lesionpipe.core.formats import write_csv, write_json
 from lesionpipe.data.detections import DETECTIONS, HEATMAPS
 from lesionpipe.data.stored.slices import SliceStore
-from lesionpipe.detect.stored_slices import DetectionSettings, detect_slices, write_heatmaps
+from lesionpipe.detect.stored_slices import build_settings, detect_slices, write_heatmaps
 from lesionpipe.detectors.checkpoint import MODEL, load_model
-from lesionpipe.detectors.interface import DecodingSettings
-from lesionpipe.params import Detect, load_params
+from lesionpipe.params import load_params
 
 
 def main() -> None:
@@ -23,25 +22,12 @@ def main() -> None:
     model = load_model(MODEL, hardware.device)
     arithmetic = choose_arithmetic(params.detect.precision, hardware.device, training=False)
     report_arithmetic(arithmetic, "detect.precision")
-    found = detect_slices(model, store, settings_of(params.detect, arithmetic.precision), hardware)
+    found = detect_slices(model, store, build_settings(params.detect, arithmetic.precision), hardware)
     write_csv(DETECTIONS, found.table)
     write_heatmaps(HEATMAPS, found)
     write_json("metrics/detect.json", {**found.counts(), "precision": arithmetic.precision})
     # not tracked: two runs with the same inputs leave the same outputs, but never the same times
     write_json("data/times/detect.json", {"device": hardware.device, "ms_per_image": round(found.ms_per_image, 3)})
-
-
-def settings_of(detect: Detect, precision: str) -> DetectionSettings:
-    """The section's values as `detect_slices` takes them, with the precision that is used."""
-    decoding = DecodingSettings(
-        score_threshold=detect.score_threshold,
-        topk_candidates=detect.topk_candidates,
-        nms_iou=detect.nms_iou,
-        detections_per_image=detect.detections_per_image,
-        calibrate=detect.calibrate,
-        mask_threshold=detect.mask_threshold,
-    )
-    return DetectionSettings(decoding, detect.recist_margin_px, detect.batch_size, precision, detect.compile)
 
 
 if __name__ == "__main__":

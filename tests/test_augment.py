@@ -13,7 +13,7 @@ from lesionpipe.train.augment import (
     mask_points,
     random_matrix,
     transform_box,
-    warp_mask,
+    warp_masks,
     warp_slices,
 )
 
@@ -102,7 +102,7 @@ def test_image_mask_and_box_move_together():
     image[0, 40:61, 40:61], mask[40:61, 40:61] = 0, 1
     matrix = compose(SIDE, flip=(-1, 1), scale=(1.1, 0.9), shear=0.1, rotation=-0.1, shift=(7, -5))
     box = transform_box(BOX, SQUARE, matrix)
-    for moved in (warp_mask(mask, matrix), warp_slices(image, matrix, -1000)[0] > -500):
+    for moved in (warp_masks(mask[None], matrix)[0], warp_slices(image, matrix, -1000)[0] > -500):
         y, x = np.nonzero(moved)
         seen = np.array([x.min(), y.min(), x.max(), y.max()])
         np.testing.assert_allclose(seen - box, [5.4, 4.5, -5.4, -4.5], atol=0.9)  # the margin, stretched and slanted

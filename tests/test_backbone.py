@@ -129,7 +129,7 @@ def test_small_has_no_imagenet_weights():
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "no such file"),
+        (None, "not a state dict .*No such file"),
         (b"not torch", "not a state dict"),
         (b"", "not a state dict"),
         ({"features.0.weight": torch.zeros(64, 3, 3, 3)}, "lacks 'features.0.bias'"),

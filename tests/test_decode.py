@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torchvision.ops import nms
 
 from lesionpipe.detectors.interface import DecodingSettings
-from lesionpipe.detectors.retinanet.box_code import encode_boxes
 from lesionpipe.detectors.retinanet.calibration import calibrate, mask_boxes
 from lesionpipe.detectors.retinanet.decode import decode_maps
+from lesionpipe.detectors.retinanet.matching import encode_boxes
 from lesionpipe.detectors.retinanet.network import RawMaps
 
 SETTINGS = DecodingSettings(

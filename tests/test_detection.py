@@ -20,7 +20,6 @@ from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
 from lesionpipe.data.detections import DETECTION_COLUMNS, read_heatmaps
 from lesionpipe.data.stored.slices import SliceStore
-from lesionpipe.detect.inference import SliceDetector
 from lesionpipe.detect.stored_slices import (
     DetectionSettings,
     SliceDetections,
@@ -124,7 +123,7 @@ def test_any_family_is_detected_with_and_its_images_are_normalised_hu(tmp_path):
     store.index["scale_x"] = 0.5
     found = detected(dataclasses.replace(model, detector=Centre()), store)
     assert len(found.table) == len(store) and found.heatmaps.size == 0
-    low, high = model.preprocess.hu
+    low, high = model.hu
     for i, name in enumerate(store.index["file_name"]):
         (row,) = found.table[found.table["file_name"] == name].itertuples()
         assert row.score == pytest.approx((store.slices(i).mean() - low) * 2 / (high - low) - 1, abs=1e-5)
@@ -155,9 +154,7 @@ def test_a_compiled_detector_finds_the_same(tmp_path, monkeypatch):
 def test_detection_leaves_the_models_own_detector_as_it_is(tmp_path):
     model, store = toy_model(tmp_path)
     before = {name: value.clone() for name, value in model.detector.state_dict().items()}
-    SliceDetector(model.detector, model.preprocess.hu, "bf16", "cpu")(
-        torch.from_numpy(store.slices(0)[None].copy()), DECODING
-    )
+    detected(model, store, precision="bf16")
     assert all(torch.equal(before[name], value) for name, value in model.detector.state_dict().items())
 
 
@@ -169,9 +166,8 @@ def test_nothing_above_the_score_threshold_is_an_empty_table(tmp_path):
 
 def test_slices_that_the_model_was_not_trained_for_are_refused(tmp_path):
     model, store = toy_model(tmp_path)
-    other = model.preprocess.model_copy(update={"image_size": 96})
     with pytest.raises(UserError, match=r"shape \(3, 64, 64\), the model was trained for \(3, 96, 96\)"):
-        detected(dataclasses.replace(model, preprocess=other), store)
+        detected(dataclasses.replace(model, image_size=96), store)
 
 
 # the stage -----------------------------------------------------------------------------------------------------------

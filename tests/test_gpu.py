@@ -7,10 +7,9 @@ from train_stage import train
 
 from lesionpipe.core.devices import Hardware
 from lesionpipe.data.stored.slices import SliceStore
-from lesionpipe.detect.stored_slices import detect_slices
+from lesionpipe.detect.stored_slices import build_settings, detect_slices
 from lesionpipe.detectors.checkpoint import load_model, save_model
 from lesionpipe.params import load_params
-from stages.detect import settings_of
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -23,7 +22,7 @@ def test_what_a_gpu_has_learned_is_found_alike_by_both_devices(tmp_path, monkeyp
     assert losses.min() < 0.8 * losses.iloc[0]
     save_model("model.safetensors", training.detector, training.anchors, training.parameters)
     detect = load_params().detect
-    slices, settings = SliceStore.open(parts=["01"]).select(detect.splits), settings_of(detect, "bf16")
+    slices, settings = SliceStore.open(parts=["01"]).select(detect.splits), build_settings(detect, "bf16")
     found = [
         detect_slices(load_model("model.safetensors", device), slices, settings, Hardware(device, 1, 1, 2))
         for device in ("cpu", DEVICE)

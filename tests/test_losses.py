@@ -6,15 +6,9 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
-from lesionpipe.detectors.interface import single_process
-from lesionpipe.detectors.retinanet.losses import (
-    AnchorTargets,
-    anchor_targets,
-    count_targets,
-    detection_losses,
-    focal_loss,
-    lesion_mask,
-)
+from lesionpipe.detectors.interface import Targets, single_process
+from lesionpipe.detectors.retinanet.losses import count_targets, detection_losses, focal_loss
+from lesionpipe.detectors.retinanet.matching import AnchorTargets, anchor_targets
 from lesionpipe.detectors.retinanet.network import RawMaps
 
 LN2 = math.log(2)
@@ -137,21 +131,22 @@ def test_halves_of_a_batch_with_shared_counts_average_to_the_whole_batchs_losses
 def test_targets_of_a_batch_with_and_without_lesions():
     anchors = torch.tensor([[0.0, 0, 10, 10], [20.0, 20, 30, 30]])
     lesions = [torch.tensor([[1.0, 0, 11, 10]]), torch.zeros(0, 4)]
-    built = anchor_targets(anchors, lesions, torch.zeros(2, 32, 32, dtype=torch.bool), (32, 32))
+    built = anchor_targets(anchors, Targets(lesions, [torch.zeros(1, 32, 32), torch.zeros(0, 32, 32)]), (32, 32))
     assert built.labels.tolist() == [[1, 0], [0, 0]]
     assert built.offsets[0, 0].tolist() == pytest.approx([0.5, 0, 0.5, 0])
     assert count_targets(built).tolist() == [1, 0]
 
 
 def test_a_batch_entirely_without_lesions_can_be_built():
-    built = anchor_targets(torch.tensor([[0.0, 0, 10, 10]]), [torch.zeros(0, 4)], None, (32, 32))
+    built = anchor_targets(torch.tensor([[0.0, 0, 10, 10]]), Targets([torch.zeros(0, 4)], None), (32, 32))
     assert built.labels.tolist() == [[0]]
     assert built.mask is None
 
 
 def test_the_masks_of_an_images_lesions_are_joined():
     two = torch.tensor([[[1, 0], [0, 0]], [[1, 1], [0, 0]]], dtype=torch.uint8)
-    joined = lesion_mask([two, torch.zeros(0, 2, 2, dtype=torch.uint8), two[:1].bool()])
+    masks = [two, torch.zeros(0, 2, 2, dtype=torch.uint8), two[:1].bool()]
+    joined = anchor_targets(torch.zeros(1, 4), Targets([torch.zeros(0, 4)] * 3, masks), (2, 2)).mask
     assert joined.dtype == torch.bool
     assert joined.int().tolist() == [[[1, 1], [0, 0]], [[0, 0], [0, 0]], [[1, 0], [0, 0]]]
 
@@ -159,9 +154,12 @@ def test_the_masks_of_an_images_lesions_are_joined():
 @pytest.mark.parametrize(
     ("prediction", "truth", "words"),
     [
-        (raw([[0.0, 0.0]]), targets([[1]]), r"\(1, 2\) logits, \(1, 1\) labels"),
-        (raw([[0.0]], masks=[[[0.0]]]), targets([[1]]), "no masks"),
-        (raw([[0.0]], masks=[[[0.0]]]), targets([[1]], masks=[[[0, 0]]]), "masks' shape"),
+        (raw([[0.0, 0.0]]), targets([[1]]), r"anchors: \(1, 2\) predicted, \(1, 1\) in the targets"),
+        (
+            raw([[0.0]], masks=[[[0.0]]]),
+            targets([[1]], masks=[[[0, 0]]]),
+            r"masks: \(1, 1, 1\) predicted, \(1, 1, 2\) in",
+        ),
     ],
 )
 def test_maps_and_targets_that_disagree_are_refused(prediction, truth, words):

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lesionpipe.core import boxes as box_math
-from lesionpipe.detectors.retinanet.matching import encoded_targets, match_anchors
+from lesionpipe.detectors.interface import Targets
+from lesionpipe.detectors.retinanet.matching import anchor_targets, match_anchors
 
 LESION = [0.0, 0.0, 10.0, 10.0]
 
@@ -78,8 +79,7 @@ def test_images_of_a_batch_match_as_they_do_alone():
 def test_targets_hold_the_offsets_of_each_positive_anchors_lesion_and_zeros_elsewhere():
     anchors = torch.tensor([[0.0, 0, 10, 20], [40.0, 40, 50, 50]])
     lesions = [torch.zeros(0, 4), torch.tensor([[1.0, 2, 11, 18]])]
-    labels, index = match_anchors(anchors, lesions, (64, 64))
-    offsets = encoded_targets(anchors, lesions, labels, index)
+    offsets = anchor_targets(anchors, Targets(lesions, None), (64, 64)).offsets
     # corner differences 1, 2, 1, -2 over width 10 and height 20, over 0.2
     assert offsets[0].eq(0).all()
     torch.testing.assert_close(offsets[1], torch.tensor([[0.5, 0.5, 0.5, -0.5], [0, 0, 0, 0]]))

@@ -12,11 +12,9 @@ from lesionpipe.anchors.grid import AnchorSet, anchors_for, level_numbers, paper
 from lesionpipe.core.errors import UserError
 from lesionpipe.detect.inference import for_inference
 from lesionpipe.detectors.build import build_detector
-from lesionpipe.detectors.float32_conv import Float32Conv2d
-from lesionpipe.detectors.interface import DecodingSettings, Targets, single_process
-from lesionpipe.detectors.retinanet.attention import AttentionGate, AttentionMap, PlainSkip
+from lesionpipe.detectors.interface import DecodingSettings, Float32Conv2d, Targets, single_process
 from lesionpipe.detectors.retinanet.heads import Head
-from lesionpipe.detectors.retinanet.pyramid import Pyramid
+from lesionpipe.detectors.retinanet.pyramid import AttentionGate, AttentionMap, Pyramid
 from lesionpipe.params import load_params
 
 NETWORK = load_params(Path(__file__).parents[1] / "params.yaml").network
@@ -316,13 +314,13 @@ def test_p7_is_a_relu_and_a_convolution_on_p6():
 
 
 def test_the_gate_follows_its_formula():
-    gate = AttentionGate(skip_channels=2, gating_channels=1, inner_channels=1)
+    gate = AttentionGate(skip_channels=2, gating_channels=1)
     attention = gate.attention
     with torch.no_grad():
-        attention.theta.weight.copy_(torch.tensor([1.0, -1.0]).reshape(1, 2, 1, 1))
-        attention.phi.weight.fill_(2)
+        attention.theta.weight[0].copy_(torch.tensor([1.0, -1.0]).reshape(2, 1, 1))
+        attention.phi.weight[0].fill_(2)
         attention.phi.bias.fill_(0.5)
-        attention.psi.weight.fill_(3)
+        attention.psi.weight.zero_()[:, 0] = 3  # of the inner channels the first alone counts
         attention.psi.bias.fill_(-1)
         skip = torch.tensor([3.0, 1, 0, 5, 2, 2]).reshape(1, 2, 1, 3)  # two channels: 3 1 0 and 5 2 2
         coarse = torch.tensor([1.0, 0.25]).reshape(1, 1, 1, 2)  # upsampled to 1 1 0.25
@@ -334,7 +332,7 @@ def test_the_gate_follows_its_formula():
 
 
 def test_gating_before_and_after_upsampling_is_the_same():
-    attention = AttentionMap(4, 4, 2)
+    attention = AttentionMap(4, 4)
     skip, coarse = torch.randn(1, 4, 6, 6), torch.randn(1, 4, 3, 3)
     upsampled = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(attention(skip, coarse), attention(skip, upsampled))
@@ -342,17 +340,12 @@ def test_gating_before_and_after_upsampling_is_the_same():
 
 def test_a_new_gate_passes_nearly_all_of_the_skip():
     with torch.no_grad():
-        attention = AttentionMap(8, 8, 8)(torch.randn(1, 8, 4, 4), torch.randn(1, 8, 2, 2))
+        attention = AttentionMap(8, 8)(torch.randn(1, 8, 4, 4), torch.randn(1, 8, 2, 2))
     assert attention.mean().item() == pytest.approx(0.88, abs=0.02)
 
 
-def test_without_attention_the_skip_is_unchanged():
-    skip = torch.randn(1, 2, 4, 4)
-    assert PlainSkip()(skip, torch.randn(1, 2, 2, 2)) is skip
-
-
 def test_attention_maps_can_be_looked_at():
-    maps = detector_with(mask_branch=True, attention=True).attention_maps(torch.zeros(2, 3, 64, 64))
+    maps = network_with(mask_branch=True, attention=True).attention_maps(torch.zeros(2, 3, 64, 64))
     assert {name: tuple(m.shape) for name, m in maps.items()} == {
         "C1": (2, 1, 32, 32),
         "C2": (2, 1, 16, 16),
@@ -360,8 +353,8 @@ def test_attention_maps_can_be_looked_at():
         "C4": (2, 1, 4, 4),
     }
     assert all(((m > 0) & (m < 1)).all() for m in maps.values())
-    assert detector_with(mask_branch=True, attention=False).attention_maps(torch.zeros(1, 3, 64, 64)) == {}
-    maps = detector_with(levels="P3-P7", mask_branch=False, attention=True).attention_maps(torch.zeros(1, 3, 64, 64))
+    assert network_with(mask_branch=True, attention=False).attention_maps(torch.zeros(1, 3, 64, 64)) == {}
+    maps = network_with(levels="P3-P7", mask_branch=False, attention=True).attention_maps(torch.zeros(1, 3, 64, 64))
     assert list(maps) == ["C3", "C4"]
 
 
@@ -369,4 +362,4 @@ def test_a_compiled_detector_that_has_run_still_shows_its_attention_maps():
     detector, images = detector_with(mask_branch=True, attention=True), torch.zeros(1, 3, 64, 64)
     detector.compile(backend="eager")
     detector.predict(images, DECODING)
-    assert list(detector.attention_maps(images)) == ["C1", "C2", "C3", "C4"]
+    assert list(detector.network.attention_maps(images)) == ["C1", "C2", "C3", "C4"]

@@ -93,7 +93,7 @@ def test_a_compiled_training_gives_weights_of_the_plain_network(tmp_path, monkey
     plain = build_detector(params.network, params.preprocess.slices, params.preprocess.image_size, training.anchors)
     plain.load_state_dict(history.best, strict=True)
     images = torch.zeros(1, params.preprocess.slices, 64, 64)
-    maps, expected = training.detector.eval().attention_maps(images), plain.eval().attention_maps(images)
+    maps, expected = (one.eval().network.attention_maps(images) for one in (training.detector, plain))
     assert list(maps) == ["C2", "C3", "C4"]
     for name, value in expected.items():
         torch.testing.assert_close(maps[name], value, rtol=1e-3, atol=1e-5)  # another memory format rounds otherwise
@@ -255,6 +255,7 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_change(tmp_path, monkeypat
         ({"network": {"levels": "P3-P7"}}, r"anchors of strides .*run `dvc repro anchors`"),
         ({"preprocess": {"image_size": 96}}, r"slices of shape \(3, 64, 64\)"),
         ({"network": {"weights": "data/inputs/weights/none.pth"}}, r"network\.weights: .*none\.pth: no such file"),
+        ({"network": {"weights": "../.."}}, r"network\.weights = \.\./\.\.: lies outside of data/inputs/weights"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(tmp_path, monkeypatch, changes, words):

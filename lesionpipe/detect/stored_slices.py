@@ -17,12 +17,12 @@ from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import atomic_path
 from lesionpipe.core.progress import progress
 from lesionpipe.data.detections import DETECTION_COLUMNS
-from lesionpipe.data.samples import Sample, loader
-from lesionpipe.data.stored.geometry import to_original
-from lesionpipe.data.stored.slices import SliceStore
-from lesionpipe.detect.inference import SliceDetector
+from lesionpipe.data.samples import Sample, loader, prepare
+from lesionpipe.data.stored.slices import SliceStore, to_original
+from lesionpipe.detect.inference import for_inference
 from lesionpipe.detectors.checkpoint import Model
-from lesionpipe.detectors.interface import DecodingSettings, Prediction
+from lesionpipe.detectors.interface import DecodingSettings
+from lesionpipe.params import Detect
 
 REDUCTION = 4  # stored px per heatmap px
 
@@ -36,6 +36,12 @@ class DetectionSettings:
     batch_size: int
     precision: str  # bf16 or 32
     compiled: bool
+
+
+def build_settings(detect: Detect, precision: str) -> DetectionSettings:
+    """The section `detect`, in which `precision` may be `auto`, with the one that is used."""
+    decoding = DecodingSettings(**detect.model_dump(include=set(DecodingSettings.__annotations__)))
+    return DetectionSettings(decoding, detect.recist_margin_px, detect.batch_size, precision, detect.compile)
 
 
 class SliceDetections(NamedTuple):
@@ -56,65 +62,55 @@ class SliceDataset(Dataset):
     """The slices of a store, without lesions."""
 
     def __init__(self, store: SliceStore):
-        self.store, self._keys = store, store.index["file_name"].tolist()
+        self.store = store
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.store)
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(self._keys[index], self.store.slices(index), np.zeros((0, 4), np.float32), None)
+        name = self.store.index.at[index, "file_name"]
+        return Sample(name, self.store.slices(index), np.zeros((0, 4), np.float32), None)
 
 
 def detect_slices(model: Model, store: SliceStore, settings: DetectionSettings, hardware: Hardware) -> SliceDetections:
-    """Run a model over all slices of `store`.
-
-    Args:
-        model: loaded on the hardware's device.
-        store: of at least one slice.
-        settings: values of the section `detect`.
-        hardware: device and loader processes.
+    """Run a model, loaded on the hardware's device, over all slices of `store`, at least one.
 
     Raises:
         UserError: slices that the model wasn't trained for, or torch can't compile here.
     """
-    side = _checked_side(model, store)
-    tune_for(hardware.device)
-    detector = SliceDetector(
-        model.detector, model.preprocess.hu, settings.precision, hardware.device, settings.compiled
-    )
-    tables, heatmaps, spent = _run(detector, store, settings, hardware)
+    stored, wanted = store.slices(0).shape, (model.slices, model.image_size, model.image_size)
+    if stored != wanted:
+        raise UserError(f"data/slices: slices of shape {stored}, the model was trained for {wanted}; run `dvc repro`")
+    tables, heatmaps, spent = _run(model, store, settings, hardware)
     table = pd.concat(tables, ignore_index=True).sort_values(
         ["split", "file_name", "score"], ascending=[True, True, False], kind="stable", ignore_index=True
     )
-    small = side // REDUCTION
+    small = model.image_size // REDUCTION
     stacked = np.stack(heatmaps) if heatmaps else np.zeros((0, small, small), np.uint8)
     names = store.index["file_name"].to_numpy(str)[: len(stacked)]
     return SliceDetections(table, names, stacked, len(store), ms_per_image(spent))
 
 
 def _run(
-    detector: SliceDetector, store: SliceStore, settings: DetectionSettings, hardware: Hardware
+    model: Model, store: SliceStore, settings: DetectionSettings, hardware: Hardware
 ) -> tuple[list[pd.DataFrame], list[np.ndarray], list[tuple[int, float]]]:
     """Table and heatmap of each slice, and images and seconds of each batch."""
+    tune_for(hardware.device)
+    detector = for_inference(model.detector, settings.precision, hardware.device, settings.compiled)
     margins = settings.recist_margin_px * torch.tensor(store.index[["scale_x", "scale_y"]].to_numpy(np.float32))
-    tables, heatmaps, spent, start = [], [], [], 0
-    batches = loader(SliceDataset(store), settings.batch_size, None, hardware)
-    for batch in progress(batches, "detect", unit="batch"):
-        began, end = time.perf_counter(), start + len(batch.keys)
-        predictions = detector(batch.hu, settings.decoding, margins[start:end])
+    tables, heatmaps, spent = [], [], []
+    for batch in progress(loader(SliceDataset(store), settings.batch_size, None, hardware), "detect", unit="batch"):
+        began, start = time.perf_counter(), len(tables)
+        margin = margins[start : start + len(batch.keys)].to(hardware.device)
+        with torch.inference_mode():
+            images = prepare(batch.hu.to(hardware.device, non_blocking=True), model.hu, channels_last=True)
+            predictions = detector.predict(images, settings.decoding, margin)
         found = [(prediction.boxes.cpu().numpy(), prediction.scores.cpu().numpy()) for prediction in predictions]
-        heatmaps += heatmaps_of(predictions)
+        if all(prediction.mask is not None for prediction in predictions):
+            heatmaps += list(heatmap(torch.stack([prediction.mask for prediction in predictions])).cpu().numpy())
         spent.append((len(predictions), time.perf_counter() - began))
         tables += [_table(store.index.iloc[start + i], *pair) for i, pair in enumerate(found)]
-        start = end
     return tables, heatmaps, spent
-
-
-def heatmaps_of(predictions: list[Prediction]) -> list[np.ndarray]:
-    """The heatmap (S/4, S/4) of each prediction of a batch; none where the family has no mask."""
-    if any(prediction.mask is None for prediction in predictions):
-        return []
-    return list(heatmap(torch.stack([prediction.mask for prediction in predictions])).cpu().numpy())
 
 
 def heatmap(probability: Tensor) -> Tensor:
@@ -142,11 +138,3 @@ def _table(slice_row: pd.Series, boxes: np.ndarray, scores: np.ndarray) -> pd.Da
     original = to_original(boxes, slice_row["scale_x"], slice_row["scale_y"])
     names = [[slice_row["split"]] * len(boxes), [slice_row["file_name"]] * len(boxes)]
     return pd.DataFrame(dict(zip(DETECTION_COLUMNS, [*names, *original.T, scores], strict=True)))
-
-
-def _checked_side(model: Model, store: SliceStore) -> int:
-    stored = store.slices(0).shape
-    wanted = (model.preprocess.slices, model.preprocess.image_size, model.preprocess.image_size)
-    if stored != wanted:
-        raise UserError(f"data/slices: slices of shape {stored}, the model was trained for {wanted}; run `dvc repro`")
-    return stored[-1]

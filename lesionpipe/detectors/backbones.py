@@ -8,12 +8,14 @@ torchvision's `IntermediateLayerGetter` would give the same features, but as a d
 ReLU before VGG's pooling and with rounded-down sides: each stage is a plain `nn.Sequential` here instead.
 """
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vgg import cfgs as VGG_LAYERS
 from torchvision.models.vgg import make_layers
 
-from lesionpipe.detectors.weights import fill, read_weights
+from lesionpipe.detectors.weights import load_pretrained
 
 SMALL_CHANNELS = (16, 32, 64, 128, 128)  # of C1 … C5
 SMALL_RESIDUALS = (2, 2, 2, 1)  # residual convolutions that end C2 … C5
@@ -23,12 +25,7 @@ VGG_CONFIGS = {"vgg16": "D", "vgg19": "E"}  # torchvision's names of the paper's
 
 
 class Backbone(nn.Module):
-    """Five stages in a row, each halving the side.
-
-    Args:
-        stages: modules that give C1 … C5, each from the one before.
-        channels: their numbers of channels.
-    """
+    """Five stages in a row that give C1 … C5, each of half the side; `channels` are their numbers of channels."""
 
     def __init__(self, stages: list[nn.Module], channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -58,13 +55,12 @@ def build_backbone(name: str, weights: str | None, slices: int) -> Backbone:
     """
     if name == "small":
         backbone = _small(slices)
-        if weights is not None:
-            fill(backbone, read_weights(name, weights), weights)
+        load_pretrained(backbone, name, weights)
         return backbone
     body = _resnet() if name == "resnet50" else _vgg(name)
-    if weights is not None:
-        fill(body, read_weights(name, weights), weights)
-    _set_first_convolution(body, slices)
+    load_pretrained(body, name, weights)
+    first = next(module for module in body.modules() if isinstance(module, nn.Conv2d))
+    first.weight, first.in_channels = nn.Parameter(adapt_slices(first.weight.detach(), slices)), slices
     return _resnet_stages(body) if name == "resnet50" else _vgg_stages(body)
 
 
@@ -77,12 +73,6 @@ def adapt_slices(weight: Tensor, slices: int) -> Tensor:
     if slices == weight.shape[1]:
         return weight
     return weight.mean(dim=1, keepdim=True).repeat(1, slices, 1, 1) * (weight.shape[1] / slices)
-
-
-def _set_first_convolution(body: nn.Module, slices: int) -> None:
-    first = next(module for module in body.modules() if isinstance(module, nn.Conv2d))
-    first.weight = nn.Parameter(adapt_slices(first.weight.detach(), slices))
-    first.in_channels = slices
 
 
 def _vgg(name: str) -> nn.ModuleDict:
@@ -98,17 +88,16 @@ def _vgg(name: str) -> nn.ModuleDict:
 def _vgg_stages(body: nn.ModuleDict) -> Backbone:
     """Cut VGG after each pooling layer; rounding sizes up keeps the last row and column of odd sides.
 
-    The ReLU before a pooling layer moves behind it, where it has a quarter of the values: both are monotonic, so the
-    result is the same.
+    The ReLU before a pooling layer moves behind it, where it has a quarter of the values, to the same result.
     """
     stages, layers = [], []
     for layer in body["features"]:
-        if not isinstance(layer, nn.MaxPool2d):
-            layers.append(layer)
-            continue
-        layer.ceil_mode = True
-        stages.append(nn.Sequential(*layers[:-1], layer, layers[-1]))
-        layers = []
+        layers.append(layer)
+        if isinstance(layer, nn.MaxPool2d):
+            layer.ceil_mode = True
+            *before, relu, pooling = layers
+            stages.append(nn.Sequential(*before, pooling, relu))
+            layers = []
     return Backbone(stages, VGG_CHANNELS)
 
 
@@ -130,13 +119,10 @@ def _small(slices: int) -> Backbone:
 
     The first stage is a plain 5x5 convolution, since at half resolution few channels cost as much time as many.
     """
-    first = SMALL_CHANNELS[0]
-    stages: list[nn.Module] = [_convolution(slices, first, kernel=5, stride=2)]
-    width = first
-    for channels, residuals in zip(SMALL_CHANNELS[1:], SMALL_RESIDUALS, strict=True):
+    stages: list[nn.Module] = [_convolution(slices, SMALL_CHANNELS[0], kernel=5, stride=2)]
+    for (width, channels), residuals in zip(pairwise(SMALL_CHANNELS), SMALL_RESIDUALS, strict=True):
         rest = (Residual(channels) for _ in range(residuals))
         stages.append(nn.Sequential(_convolution(width, channels, stride=2), *rest))
-        width = channels
     return Backbone(stages, SMALL_CHANNELS)
 
 

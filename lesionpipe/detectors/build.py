@@ -9,16 +9,11 @@ from lesionpipe.params import Network
 
 
 def build_detector(network: Network, slices: int, image_size: int, anchors: AnchorSet) -> Detector:
-    """The detector that `network` describes, with the pretrained weights that it names.
-
-    Args:
-        network: the section of the parameters.
-        slices: channels of the images.
-        image_size: side of the images, px.
-        anchors: in px of such images.
+    """The detector, with the pretrained weights that `network` names, for images (B, slices, image_size, image_size).
 
     Raises:
-        UserError: pretrained weights can't be had or don't fit, or the anchors don't go with the network.
+        UserError: pretrained weights can't be had or don't fit, or the anchors (px of such images) don't go with the
+            network.
     """
     match network.kind:
         case "retinanet":

@@ -27,60 +27,48 @@ def weights_file(weights: str | None) -> Path | None:
     """
     if weights in (None, IMAGENET):
         return None
-    path = Path(weights)
-    if not _lies_in(path, WEIGHTS_FOLDER):
+    path, folder = Path(weights), WEIGHTS_FOLDER.absolute()
+    named_below = ".." not in path.parts and path.absolute().is_relative_to(folder)
+    if not named_below and not path.parent.resolve().is_relative_to(folder.resolve()):
         raise UserError(
             f"network.weights = {weights}: lies outside of {WEIGHTS_FOLDER}, where DVC would not see that its content "
-            f"changes; copy or link it there and set network.weights to {WEIGHTS_FOLDER / path.name}"
+            f"changes; copy or link it there and set network.weights to {WEIGHTS_FOLDER / path.resolve().name}"
         )
     if not path.is_file():
-        raise UserError(_missing(weights))
+        raise UserError(
+            f"network.weights: {weights}: no such file; give a state dict in {WEIGHTS_FOLDER}, imagenet or null"
+        )
     return path
 
 
-def read_weights(name: str, weights: str) -> Mapping[str, Tensor]:
-    """The state dict of the backbone `name` from ImageNet or from a file.
+def load_pretrained(body: nn.Module, name: str, weights: str | None) -> None:
+    """Fill the backbone `name`, such as torchvision builds it, from ImageNet, from a file, or not at all (None).
+
+    Entries that a detector has no use for (the classifier's) are ignored.
 
     Raises:
-        UserError: it can't be fetched or read, or is no state dict.
+        UserError: the weights can't be fetched or read, or an entry is missing or of another shape.
     """
-    if weights == IMAGENET:
-        return _imagenet_weights(name)
-    try:
-        state = read_safetensors(weights)[0] if weights.endswith(".safetensors") else load_tensors(weights)
-    except FileNotFoundError:
-        raise UserError(_missing(weights)) from None
-    except Unreadable as reason:
-        raise UserError(f"network.weights: {weights}: not a state dict of torch or safetensors ({reason})") from None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"network.weights: {weights}: not a state dict (a mapping of names to tensors)")
-    return state
-
-
-def fill(body: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load `state` into `body`; entries that a detector has no use for (the classifier's) are ignored.
-
-    Raises:
-        UserError: naming `source` and the entry that is missing or of another shape.
-    """
-    wanted = body.state_dict()
+    if weights is None:
+        return
+    state, wanted = _imagenet_weights(name) if weights == IMAGENET else _file_weights(weights), body.state_dict()
     for key, value in wanted.items():
         if key not in state and not key.endswith("num_batches_tracked"):
-            raise UserError(f"network.weights: {source}: lacks '{key}'; are these weights of another backbone?")
+            raise UserError(f"network.weights: {weights}: lacks '{key}'; are these weights of another backbone?")
         if key in state and state[key].shape != value.shape:
             shapes = f"{tuple(state[key].shape)} instead of {tuple(value.shape)}"
-            raise UserError(f"network.weights: {source}: '{key}' is {shapes}; are these weights of another backbone?")
+            raise UserError(f"network.weights: {weights}: '{key}' is {shapes}; are these weights of another backbone?")
     body.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
 
 
-def _lies_in(path: Path, folder: Path) -> bool:
-    """Whether a file's own place, be it a link or behind linked folders, is below `folder`."""
-    named_below = ".." not in path.parts and path.absolute().is_relative_to(folder.absolute())
-    return named_below or path.parent.resolve().is_relative_to(folder.resolve())
-
-
-def _missing(weights: str) -> str:
-    return f"network.weights: {weights}: no such file; give a state dict in {WEIGHTS_FOLDER}, imagenet or null"
+def _file_weights(weights: str) -> Mapping[str, Tensor]:
+    try:
+        state = read_safetensors(weights)[0] if weights.endswith(".safetensors") else load_tensors(weights)
+        if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise Unreadable("no mapping of names to tensors")
+    except (FileNotFoundError, Unreadable) as reason:
+        raise UserError(f"network.weights: {weights}: not a state dict of torch or safetensors ({reason})") from None
+    return state
 
 
 def _imagenet_weights(name: str) -> Mapping[str, Tensor]:

@@ -40,14 +40,8 @@ def random_matrix(random: np.random.Generator, ranges: AugmentationRanges, side:
     """Draw a transform (3, 3) for a square image of `side` px; the same numbers are drawn whatever the ranges are."""
     flip = np.where(random.random(2) < ranges.flip, -1.0, 1.0)
     unit = random.uniform(-1, 1, size=6)
-    return compose(
-        flip=flip,
-        scale=1 + ranges.scale * unit[:2],
-        shear=ranges.shear_rad * unit[2],
-        rotation=ranges.rotation_rad * unit[3],
-        shift=ranges.translation * unit[4:] * side,
-        side=side,
-    )
+    shear, rotation = ranges.shear_rad * unit[2], ranges.rotation_rad * unit[3]
+    return compose(side, flip, 1 + ranges.scale * unit[:2], shear, rotation, ranges.translation * unit[4:] * side)
 
 
 def compose(side: int, flip=(1, 1), scale=(1, 1), shear: float = 0, rotation: float = 0, shift=(0, 0)) -> np.ndarray:
@@ -65,32 +59,26 @@ def compose(side: int, flip=(1, 1), scale=(1, 1), shear: float = 0, rotation: fl
 
 def warp_slices(slices: np.ndarray, matrix: np.ndarray, air: int) -> np.ndarray:
     """Slices (n, S, S) int16 HU resampled linearly; what comes from outside the image is `air` (HU)."""
-    warped = np.empty_like(slices)
-    for plane, result in zip(slices, warped, strict=True):  # OpenCV is fastest on one float32 plane at a time
-        result[:] = np.rint(_warp(plane.astype(np.float32), matrix, cv2.INTER_LINEAR, air))
+    return np.rint(_warp(slices.astype(np.float32), matrix, cv2.INTER_LINEAR, air)).astype(slices.dtype)
+
+
+def warp_masks(masks: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Masks (n, S, S), bool or uint8, resampled with the nearest pixel, 0 outside: uint8."""
+    return _warp(masks.view(np.uint8), matrix, cv2.INTER_NEAREST, 0)
+
+
+def _warp(planes: np.ndarray, matrix: np.ndarray, interpolation: int, border: int) -> np.ndarray:
+    warped = np.empty_like(planes)
+    for plane, result in zip(planes, warped, strict=True):  # OpenCV is fastest on one plane at a time
+        cv2.warpAffine(plane, matrix[:2], plane.shape[::-1], result, interpolation, cv2.BORDER_CONSTANT, border)
     return warped
 
 
-def warp_mask(mask: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """A mask (S, S), bool or uint8, resampled with the nearest pixel, 0 outside: uint8."""
-    return _warp(mask.view(np.uint8), matrix, cv2.INTER_NEAREST, 0)
-
-
-def _warp(plane: np.ndarray, matrix: np.ndarray, interpolation: int, border: int) -> np.ndarray:
-    size = plane.shape[1], plane.shape[0]
-    return cv2.warpAffine(
-        plane, matrix[:2], size, flags=interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=border
-    )
-
-
 def transform_box(box: np.ndarray, points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The box (4,) of a lesion after the transform, float64; see the top of this file.
+    """The box (4,) of a lesion after the transform (3, 3), float64; see the top of this file.
 
-    Args:
-        box: (4,) the lesion's box, px.
-        points: (m, 2) what the box was drawn around: RECIST end points, or the outline of a mask, px; points outside
-            the box (it was cut at the border of the image) count as lying on its edge.
-        matrix: (3, 3).
+    `points`: (m, 2) what the box was drawn around: RECIST end points, or the outline of a mask, px; points outside the
+    box (it was cut at the border of the image) count as lying on its edge.
     """
     points = np.clip(points, box[:2], box[2:])
     margin = np.concatenate([points.min(axis=0) - box[:2], box[2:] - points.max(axis=0)])  # left, top, right, bottom
@@ -111,10 +99,8 @@ def keep_inside(boxes: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 def mask_points(mask: np.ndarray) -> np.ndarray:
     """Corners (m, 2) float64 x, y of the convex hull of a mask (S, S); empty for an empty mask."""
-    y, x = np.nonzero(mask)
-    if len(x) == 0:
-        return np.zeros((0, 2))
-    return cv2.convexHull(np.stack([x, y], axis=1).astype(np.int32))[:, 0].astype(np.float64)
+    pixels = np.argwhere(mask)[:, ::-1].astype(np.int32)
+    return cv2.convexHull(pixels)[:, 0].astype(np.float64) if len(pixels) else np.zeros((0, 2))
 
 
 def ellipse_points(box: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """From the parameters and the files of the data stages to all that the training loop needs."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -38,7 +37,7 @@ def build_training(
     """
     hardware = choose_hardware(runtime.device, runtime.devices, runtime.nodes, runtime.workers)
     arithmetic = choose_arithmetic(train.precision, hardware.device, training=True)
-    anchors = read_anchors(ANCHORS_FILE)
+    files, anchors = input_files(parts, network.weights), read_anchors(ANCHORS_FILE)
     torch.manual_seed(train.seed)
     detector = build_detector(network, preprocess.slices, preprocess.image_size, anchors)
     slices = build_dataset("train", parts, noisy, preprocess, train, with_masks="mask" in detector.loss_names)
@@ -47,8 +46,8 @@ def build_training(
     sections = {"preprocess": preprocess, "network": network, "train": train}
     plain = {name: section.model_dump(mode="json") for name, section in sections.items()}
     plain["train"]["precision"] = arithmetic.precision  # what is used, not `auto`
-    fingerprint = fingerprint_of({"parts": list(parts), "noisy": noisy, **plain}, input_files(parts, network.weights))
-    settings, folder = _settings(train, preprocess, arithmetic), state_folder(fingerprint)
+    folder = state_folder(fingerprint_of({"parts": list(parts), "noisy": noisy, **plain}, files))
+    settings = _settings(train, preprocess, arithmetic)
     return Training(detector, slices, validation_slices, settings, hardware, folder, anchors, plain)
 
 
@@ -62,20 +61,24 @@ def build_dataset(
     """
     lesions = read_lesions(LESIONS_FILE)
     slices = SliceStore.open(SLICES_FOLDER, parts).select([split]).counted(lesions, noisy)
-    _check_shape(slices, preprocess)
-    return LesionDataset(
-        slices,
-        counted_lesions(lesions, noisy),
-        MaskStore.open(MASKS_FOLDER, parts),
-        AugmentationRanges(**{name: getattr(train, name) for name in AugmentationRanges._fields}),
-        train.seed,
-        preprocess.hu[0],
-        with_masks,
-    )
+    if len(slices) == 0:
+        raise UserError(f"{SLICES_FOLDER}: no slice of the {split} split among dataset.parts; add parts that have some")
+    stored, wanted = slices.slices(0).shape, (preprocess.slices, preprocess.image_size, preprocess.image_size)
+    if stored != wanted:
+        raise UserError(
+            f"{SLICES_FOLDER}: slices of shape {stored}, params.yaml asks for {wanted}; run `dvc repro preprocess`"
+        )
+    lesions, masks = counted_lesions(lesions, noisy), MaskStore.open(MASKS_FOLDER, parts)
+    ranges = AugmentationRanges(**train.model_dump(include=set(AugmentationRanges._fields)))
+    return LesionDataset(slices, lesions, masks, ranges, train.seed, preprocess.hu[0], with_masks)
 
 
 def input_files(parts: Sequence[str], weights: str | None) -> list[Path]:
-    """All files that shape a training; `weights` is the parameter `network.weights`."""
+    """All files that shape a training; `weights` is the parameter `network.weights`.
+
+    Raises:
+        UserError: no such weights, or not where they should lie.
+    """
     slices = [Path(SLICES_FOLDER, f"{part}{suffix}") for part in parts for suffix in (".npy", ".csv")]
     masks = [Path(MASKS_FOLDER, f"{part}.npz") for part in parts]
     own_weights = weights_file(weights)
@@ -83,11 +86,10 @@ def input_files(parts: Sequence[str], weights: str | None) -> list[Path]:
 
 
 def _settings(train: Train, preprocess: Preprocess, arithmetic: Arithmetic) -> TrainingSettings:
-    values = {field.name: getattr(train, field.name) for field in dataclasses.fields(Schedule) if field.name != "kind"}
     return TrainingSettings(
         seed=train.seed,
         batch_size=train.batch_size,
-        schedule=Schedule(kind=train.schedule, **values),
+        schedule=Schedule(kind=train.schedule, **train.model_dump(include=set(Schedule.__annotations__))),
         gradient_clip_norm=train.gradient_clip_norm,
         loss_weights={"mask": train.mask_loss_weight},
         arithmetic=arithmetic,
@@ -97,21 +99,8 @@ def _settings(train: Train, preprocess: Preprocess, arithmetic: Arithmetic) -> T
     )
 
 
-def _check_shape(slices: SliceStore, preprocess: Preprocess) -> None:
-    stored = slices.slices(0).shape if len(slices) else None
-    wanted = (preprocess.slices, preprocess.image_size, preprocess.image_size)
-    if stored not in (None, wanted):
-        raise UserError(
-            f"{SLICES_FOLDER}: slices of shape {stored}, params.yaml asks for {wanted}; run `dvc repro preprocess`"
-        )
-
-
 def _check_sizes(slices: LesionDataset, validation_slices: LesionDataset, batch: int, processes: int) -> None:
     for name, dataset in (("train", slices), ("val", validation_slices)):
-        if len(dataset) == 0:
-            raise UserError(
-                f"{SLICES_FOLDER}: no slice of the {name} split among dataset.parts; add parts that have some"
-            )
         if len(dataset) < processes:
             raise UserError(f"{SLICES_FOLDER}: {len(dataset)} slices of the {name} split for {processes} processes")
     if batch % processes:

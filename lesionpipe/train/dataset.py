@@ -14,9 +14,8 @@ from torch.utils.data import Dataset, Sampler
 
 from lesionpipe.data.masks import MaskStore
 from lesionpipe.data.samples import Sample
-from lesionpipe.data.stored.geometry import to_stored
 from lesionpipe.data.stored.schema import BOX, RECIST
-from lesionpipe.data.stored.slices import SliceStore
+from lesionpipe.data.stored.slices import SliceStore, to_stored
 from lesionpipe.train import augment
 
 
@@ -37,8 +36,7 @@ class LesionDataset(Dataset):
         slices: the key slices.
         lesions: rows of data/lesions.csv that count.
         masks: read for the samples' masks and for lesions without RECIST points.
-        ranges: of the augmentation.
-        seed: of the augmentation.
+        ranges, seed: of the augmentation.
         air: HU of what lies outside the image, the lower end of the clipping range.
         with_masks: whether samples carry masks.
     """
@@ -55,10 +53,8 @@ class LesionDataset(Dataset):
     ):
         self.slices, self.masks, self.ranges = slices, masks, ranges
         self.seed, self.air, self.with_masks = seed, air, with_masks
-        index = slices.index
-        self._keys = index["file_name"].tolist()
-        self._parts, self._rows = index["part"].tolist(), index["row"].tolist()
-        self._lesions = lesions_of_slices(index, lesions)
+        self._keys, self._parts, self._rows = (slices.index[name].tolist() for name in ("file_name", "part", "row"))
+        self._lesions = lesions_of_slices(slices.index, lesions)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -81,7 +77,7 @@ class LesionDataset(Dataset):
             self._keys[index],
             augment.warp_slices(hu, matrix, self.air),
             boxes[inside].astype(np.float32),
-            _warp_all(masks[inside], matrix) if self.with_masks else None,
+            augment.warp_masks(masks[inside], matrix) if self.with_masks else None,
         )
 
     def _masks(self, index: int) -> np.ndarray:
@@ -98,18 +94,12 @@ class LesionDataset(Dataset):
 
 def lesions_of_slices(index: pd.DataFrame, lesions: pd.DataFrame) -> list[SliceLesions]:
     """Boxes and RECIST points in stored px of the slices in `index`, in its order."""
-    rows = dict(iter(lesions.groupby("file_name", sort=False)))
-    none = lesions.iloc[:0]
-    scales = index[["scale_x", "scale_y"]].to_numpy(np.float64)
-    return [
-        _lesions_of_slice(rows.get(name, none), *scale) for name, scale in zip(index["file_name"], scales, strict=True)
-    ]
-
-
-def _lesions_of_slice(table: pd.DataFrame, scale_x: float, scale_y: float) -> SliceLesions:
-    boxes = to_stored(table[BOX].to_numpy(np.float64), scale_x, scale_y)
-    recist = to_stored(table[RECIST].to_numpy(np.float64), scale_x, scale_y)
-    return SliceLesions(table["lesion"].to_numpy(), boxes, recist.reshape(-1, 4, 2))
+    rows, found = dict(iter(lesions.groupby("file_name", sort=False))), []
+    for name, *scale in index[["file_name", "scale_x", "scale_y"]].itertuples(index=False):
+        own = rows.get(name, lesions.iloc[:0])
+        boxes, recist = (to_stored(own[columns].to_numpy(np.float64), *scale) for columns in (BOX, RECIST))
+        found.append(SliceLesions(own["lesion"].to_numpy(), boxes, recist.reshape(-1, 4, 2)))
+    return found
 
 
 def _points(lesions: SliceLesions, i: int, masks: np.ndarray | None) -> np.ndarray:
@@ -120,13 +110,6 @@ def _points(lesions: SliceLesions, i: int, masks: np.ndarray | None) -> np.ndarr
     return points if len(points) else augment.ellipse_points(lesions.boxes[i])
 
 
-def _warp_all(masks: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    warped = np.empty(masks.shape, np.uint8)
-    for mask, result in zip(masks, warped, strict=True):
-        result[:] = augment.warp_mask(mask, matrix)
-    return warped
-
-
 class EpochSampler(Sampler[tuple[int, int]]):
     """The shuffled (epoch, index) pairs of one process; set `epoch` before the epoch starts.
 
@@ -135,14 +118,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """
 
     def __init__(self, samples: int, batch: int, seed: int, rank: int = 0, processes: int = 1):
-        self.samples, self.batch, self.seed = samples, batch, seed
-        self.rank, self.processes = rank, processes
-        self.epoch = 0
+        self.samples, self.seed, self.rank, self.epoch = samples, seed, rank, 0
+        self.shape = max(samples // batch, 1), processes, batch // processes  # batches, processes, samples of each
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.samples)
-        batches = np.resize(order, (max(self.samples // self.batch, 1), self.processes, self.batch // self.processes))
-        return iter([(self.epoch, int(i)) for i in batches[:, self.rank].ravel()])
+        return iter([(self.epoch, int(i)) for i in np.resize(order, self.shape)[:, self.rank].ravel()])
 
     def __len__(self) -> int:
-        return max(self.samples // self.batch, 1) * (self.batch // self.processes)
+        return self.shape[0] * self.shape[2]

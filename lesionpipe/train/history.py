@@ -1,17 +1,9 @@
 """What a training leaves beside its weights: a row per epoch, and apart from it the times, which no run repeats.
 
-| metrics/train.csv | |
-|---|---|
-| epoch | from 1 |
-| loss_total, loss_NAME | means over the steps; the parts are the detector's (`Detector.loss_names`), unweighted |
-| val_map | average precision at IoU 0.5 on the validation split |
-| learning_rate | of the epoch's last step |
-
-| data/times/train.csv | |
-|---|---|
-| epoch | from 1 |
-| images_per_s | of training alone |
-| seconds | of the epoch with its validation |
+metrics/train.csv has the columns epoch (from 1), loss_total and loss_NAME (means over the steps; the parts are the
+detector's `loss_names`, unweighted), val_map (average precision at IoU 0.5 on the validation split) and learning_rate
+(of the epoch's last step); data/times/train.csv has epoch, images_per_s (of training alone) and seconds (of the epoch
+with its validation).
 """
 
 from dataclasses import dataclass, field
@@ -52,7 +44,7 @@ class History:
         self.times.append({"epoch": len(self.rows), "images_per_s": images_per_s, "seconds": seconds})
 
     def table(self) -> pd.DataFrame:
-        """The rows of metrics/train.csv."""
+        """metrics/train.csv."""
         return pd.DataFrame(self.rows)
 
     def write(self) -> None:

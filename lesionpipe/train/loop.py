@@ -3,10 +3,7 @@
 Each epoch: all training slices once, in a new order and newly augmented; the mAP on the validation slices; the weights
 kept if they are the best so far; the state saved, from which an interrupted run goes on. What happens depends on the
 seed and the epoch alone, so an interrupted run ends with the very bytes of an undisturbed one, and on a CPU so do two
-runs.
-
-`train.batch_size` counts images over all processes: of two GPUs each takes half of every batch and divides its losses
-by the whole batch's counts, and the result is that of one GPU up to rounding.
+runs. Of two processes each takes half of every batch and divides its losses by the whole batch's counts.
 """
 
 import math
@@ -82,11 +79,8 @@ class DetectorLosses(nn.Module):
 
 
 def train_detector(fabric: Fabric, training: Training) -> History:
-    """Train until the schedule ends, going on where an interrupted run left its state; then the best weights return.
-
-    Args:
-        fabric: launched for `training.hardware`.
-        training: its detector is trained in place.
+    """Train the detector in place until the schedule ends, going on where an interrupted run left its state; then the
+    best weights return.
 
     Raises:
         UserError: a damaged state, a loss that is not finite, or no compiler for `train.compile`.
@@ -95,11 +89,8 @@ def train_detector(fabric: Fabric, training: Training) -> History:
     settings = fabric.broadcast(training.settings)  # the precision is that of the first process everywhere
     bf16 = settings.arithmetic.bf16
     tune_for(training.hardware.device)
-    state = fabric.broadcast(load_state(training.state_folder) if fabric.is_global_zero else None)
-    history = History(state["rows"], state["times"], state["best"]) if state else History()
-    if state and fabric.is_global_zero:
-        print(f"resuming after epoch {len(history.rows)} from {training.state_folder}", flush=True)
-    model, optimizer = _set_up(fabric, training, state)
+    model, optimizer = _set_up(fabric, training)
+    history = _resume(fabric, training, optimizer)
     batches, validation_batches = _loaders(fabric, training)
     with repeatable(training.hardware.device):
         while not should_stop(settings.schedule, history.scores):
@@ -117,8 +108,8 @@ def train_detector(fabric: Fabric, training: Training) -> History:
     return history
 
 
-def _set_up(fabric: Fabric, training: Training, state: dict | None) -> tuple[nn.Module, Optimizer]:
-    """The detector's losses and Adam on this process's device, as `state` left them."""
+def _set_up(fabric: Fabric, training: Training) -> tuple[nn.Module, Optimizer]:
+    """The detector's losses and Adam on this process's device."""
     detector, hardware = training.detector, training.hardware
     if hardware.device == "cuda" and hardware.processes > 1:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)
@@ -126,20 +117,28 @@ def _set_up(fabric: Fabric, training: Training, state: dict | None) -> tuple[nn.
         detector.to(memory_format=torch.channels_last)
     if training.settings.compile:
         compile_network(detector, hardware.device, "train.compile")
-    model, optimizer = fabric.setup(DetectorLosses(detector), Adam(detector.parameters(), fused=True))
-    if state:
-        detector.load_state_dict(state["detector"])
-        optimizer.load_state_dict(state["optimizer"])
-    return model, optimizer
+    return fabric.setup(DetectorLosses(detector), Adam(detector.parameters(), fused=True))
+
+
+def _resume(fabric: Fabric, training: Training, optimizer: Optimizer) -> History:
+    """Detector, optimizer and history as an interrupted run left them; without one an empty history."""
+    state = fabric.broadcast(load_state(training.state_folder) if fabric.is_global_zero else None)
+    if state is None:
+        return History()
+    training.detector.load_state_dict(state["detector"])
+    optimizer.load_state_dict(state["optimizer"])
+    if fabric.is_global_zero:
+        print(f"resuming after epoch {len(state['rows'])} from {training.state_folder}", flush=True)
+    return History(state["rows"], state["times"], state["best"])
 
 
 def _loaders(fabric: Fabric, training: Training) -> tuple[DataLoader, DataLoader]:
     """This process's share of every training batch and of the validation slices."""
     settings, hardware = training.settings, training.hardware
     rank, processes = fabric.global_rank, hardware.processes
+    batch = settings.batch_size // processes
     sampler = EpochSampler(len(training.slices), settings.batch_size, settings.seed, rank, processes)
     share = Subset(training.validation_slices, range(rank, len(training.validation_slices), processes))
-    batch = settings.batch_size // processes
     loaders = loader(training.slices, batch, sampler, hardware), loader(share, batch, None, hardware)
     return tuple(fabric.setup_dataloaders(*loaders, use_distributed_sampler=False))
 
@@ -180,18 +179,13 @@ def _batches_of_epoch(fabric: Fabric, batches: DataLoader, settings: TrainingSet
     """
     batches.sampler.epoch = epoch
     seed = np.random.SeedSequence([settings.seed, epoch, fabric.global_rank]).generate_state(1)[0]
-    bar = None
     if fabric.is_global_zero and sys.stderr.isatty():
         label = f"epoch {epoch + 1}/{settings.schedule.epochs}"
-        bar = progress(None, label, len(batches) * settings.batch_size, unit="image")
+        batches = progress(batches, label, unit="batch")
     for step, batch in enumerate(batches):
         if step == 0:  # starting the loader has drawn a number
             torch.manual_seed(int(seed))
         yield batch
-        if bar is not None:
-            bar.update(settings.batch_size)
-    if bar is not None:
-        bar.close()
 
 
 def batch_losses(model: nn.Module, batch: Batch, settings: TrainingSettings) -> dict[str, Tensor]:
@@ -213,19 +207,13 @@ def clip_gradients(model: nn.Module, norm: float | None) -> None:
 def require_finite(
     fabric: Fabric, losses: Mapping[str, Tensor], settings: TrainingSettings, epoch: int, step: int
 ) -> None:
-    """Stop all processes when the loss of one is not finite; the first reports it.
-
-    Raises:
-        UserError: naming the losses and what to change.
-    """
-    total = fabric.all_reduce(losses["total"].detach().clone(), reduce_op="mean")
-    if bool(torch.isfinite(total)):
+    """Stop all processes when the loss of one is not finite; the first reports it in a UserError."""
+    if torch.isfinite(fabric.all_reduce(losses["total"].detach().clone(), reduce_op="mean")):
         return
     leave_report_to_first(fabric)
     own = {name: float(value.detach()) for name, value in losses.items()}
-    values = ", ".join(f"{name} {value:.4g}" for name, value in own.items())
-    if fabric.world_size > 1:
-        values = f"in the first process: {values}"
+    values = "in the first process: " if fabric.world_size > 1 else ""
+    values += ", ".join(f"{name} {value:.4g}" for name, value in own.items())
     if all(map(math.isfinite, own.values())):
         values += "; not finite in another process"
     raise UserError(

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 import torch.distributed
 from lightning_fabric import Fabric
+from lightning_fabric.accelerators import Accelerator
 from lightning_fabric.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from lesionpipe.core.devices import Hardware
 from lesionpipe.core.errors import UserError
-from lesionpipe.train.intel import IntelAccelerator
+from lesionpipe.detectors.interface import single_process
 from lesionpipe.train.state import state_lock
 
 
@@ -40,29 +41,51 @@ def training_processes(hardware: Hardware, state_folder: Path) -> Iterator[Fabri
             fabric.launch()
             yield fabric
         except BaseException as error:
-            if fabric.is_global_zero:
-                _end_others(fabric, hardware)
+            if fabric.is_global_zero and hardware.device != "cpu":
+                # over NCCL the others don't notice by themselves that this process ends
+                for process in getattr(fabric.strategy.launcher, "procs", []):
+                    process.kill()
             _leave_report_to_cause(fabric, error)
             raise
 
 
+class IntelAccelerator(Accelerator):
+    """The first of Intel's GPUs, `xpu` in torch, which Fabric doesn't know. Untested on such a GPU."""
+
+    def setup_device(self, device: torch.device) -> None:
+        torch.xpu.set_device(device)
+
+    def teardown(self) -> None:
+        torch.xpu.empty_cache()
+
+    @staticmethod
+    def parse_devices(devices: int) -> int:
+        return devices
+
+    @staticmethod
+    def get_parallel_devices(devices: int) -> list[torch.device]:
+        return [torch.device("xpu", index) for index in range(devices)]
+
+    @staticmethod
+    def auto_device_count() -> int:
+        return 1
+
+    @staticmethod
+    def is_available() -> bool:
+        return torch.xpu.is_available()
+
+    @staticmethod
+    def name() -> str:
+        return "xpu"
+
+
 def _fabric(hardware: Hardware) -> Fabric:
+    if hardware.device == "xpu":
+        if hardware.processes > 1:
+            raise UserError(f"params.yaml: runtime.device = xpu trains in one process, not in {hardware.processes}")
+        return Fabric(accelerator=IntelAccelerator(), strategy=SingleDeviceStrategy(torch.device("xpu", 0)), devices=1)
     strategy = "ddp" if hardware.processes > 1 else "auto"
-    if hardware.device != "xpu":
-        return Fabric(
-            accelerator=hardware.device, strategy=strategy, devices=hardware.devices, num_nodes=hardware.nodes
-        )
-    if hardware.processes > 1:
-        raise UserError(f"params.yaml: runtime.device = xpu trains in one process, not in {hardware.processes}")
-    strategy = SingleDeviceStrategy(torch.device("xpu", 0))
-    return Fabric(accelerator=IntelAccelerator(), strategy=strategy, devices=1)
-
-
-def _end_others(fabric: Fabric, hardware: Hardware) -> None:
-    """End the processes that Fabric started where they don't notice by themselves that this one ends (NCCL)."""
-    if hardware.device != "cpu":
-        for process in getattr(fabric.strategy.launcher, "procs", []):
-            process.kill()
+    return Fabric(accelerator=hardware.device, strategy=strategy, devices=hardware.devices, num_nodes=hardware.nodes)
 
 
 def _leave_report_to_cause(fabric: Fabric, error: BaseException) -> None:
@@ -86,7 +109,7 @@ def leave_report_to_first(fabric: Fabric) -> None:
 def share_counts(counts: Tensor) -> Tensor:
     """The `Share` of processes that have a batch together: the sum of their counts, at least 1, over their number."""
     if not torch.distributed.is_initialized():
-        return counts.clamp(min=1)
+        return single_process(counts)
     torch.distributed.all_reduce(counts)
     return counts.clamp(min=1) / torch.distributed.get_world_size()
 

@@ -1,7 +1,6 @@
 """How the learning rate falls and when training ends (paper, sec. 2.3, "Training").
 
 Both are functions of what has happened so far and keep no state, so an interrupted run goes on as it would have.
-
 plateau: the paper's rule. The rate is divided after some epochs without a better validation mAP, and training stops
 after some more. cosine: for a fixed budget of epochs; the rate falls to 0 along half a cosine.
 """
@@ -26,11 +25,9 @@ class Schedule:
 
 
 def learning_rate(schedule: Schedule, scores: Sequence[float], passed: float) -> float:
-    """The rate of a step in the epoch that follows the validation mAPs `scores`.
+    """The rate of a step, `passed` epochs (with a share of the current one) after the start.
 
-    Args:
-        scores: mAP of each finished epoch.
-        passed: epochs passed, with the share of the current one.
+    `scores`: validation mAP of each finished epoch.
     """
     if passed < schedule.warmup_epochs:
         return schedule.learning_rate * passed / schedule.warmup_epochs
@@ -62,4 +59,4 @@ def should_stop(schedule: Schedule, scores: Sequence[float]) -> bool:
 
 def best_epoch(scores: Sequence[float]) -> int:
     """Index of the first epoch with the highest mAP."""
-    return max(range(len(scores)), key=lambda i: (scores[i], -i))
+    return scores.index(max(scores))

@@ -25,31 +25,27 @@ import torchvision
 from filelock import FileLock, Timeout
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.core.files import has_ended
+from lesionpipe.core.files import has_ended, scratch_folder
 from lesionpipe.core.hashing import checksum, remembered_checksum
-from lesionpipe.core.scratch import scratch_folder
 from lesionpipe.core.tensor_file import Unreadable, load_tensors, save_tensors
 
 # Code that can't change a result: a reworded message must not restart a training of days. `params` only checks values,
 # which are in the fingerprint themselves.
 NEUTRAL = (
-    *(f"lesionpipe.core.{name}" for name in ("errors", "files", "hashing", "parallel", "progress", "scratch")),
-    *("lesionpipe.core.table_checks", "lesionpipe.params", "lesionpipe.train.state"),
+    *(f"lesionpipe.core.{name}" for name in ("errors", "files", "hashing", "parallel", "progress", "stage_files")),
+    *("lesionpipe.params", "lesionpipe.train.state"),
 )
 CONTENT = {"rows": list, "times": list, "best": dict, "detector": dict, "optimizer": dict}
 
 
 def state_folder(fingerprint: str) -> Path:
-    """Where the state of a run lies: scratch/train/, see `core.scratch`."""
+    """Where the state of a run lies: scratch/train/, see `core.files`."""
     return scratch_folder() / "train" / fingerprint
 
 
 def fingerprint_of(settings: dict, inputs: Iterable[Path]) -> str:
-    """32 hex digits of settings, every byte of the input files, the code that is loaded, and the libraries' versions.
-
-    Args:
-        settings: anything that JSON can hold.
-        inputs: files.
+    """32 hex digits of settings that JSON can hold, every byte of the input files, the code that is loaded, and the
+    libraries' versions.
 
     Raises:
         UserError: an input is missing.
@@ -109,11 +105,7 @@ def clear_state(folder: Path) -> None:
 
 @contextlib.contextmanager
 def state_lock(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Hold a run's state for this process alone.
-
-    Args:
-        folder: of the state.
-        wait: for a process that holds it; it is named in one line.
+    """Hold a run's state for this process alone; a process that holds it is waited for and named in one line.
 
     Raises:
         UserError: another process holds it, and `wait` is false.

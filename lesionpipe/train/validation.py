@@ -1,9 +1,7 @@
 """The mAP on the validation slices, by which training keeps its best epoch and stops (paper, sec. 2.3)."""
 
 import contextlib
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -23,35 +21,22 @@ VALIDATION = DecodingSettings(
 )
 
 
-class Validated(NamedTuple):
-    """Detections and lesions of one validation image, px of the stored slice."""
-
-    boxes: np.ndarray  # (k, 4)
-    scores: np.ndarray  # (k,)
-    lesions: np.ndarray  # (n, 4)
-
-
 @torch.no_grad()
 def validation_map(
     detector: Detector, batches: DataLoader, hu: tuple[int, int], channels_last: bool, bf16: bool
 ) -> float:
-    """Average precision at IoU 0.5 over the validation slices of all processes.
+    """Average precision at IoU 0.5 over the validation slices of all processes; leaves the detector in eval mode.
 
-    Args:
-        detector: left in eval mode.
-        batches: this process's share, on the detector's device.
-        hu: clipping range.
-        channels_last: the images' memory format.
-        bf16: whether to run in autocast to bf16.
+    `batches`: this process's share, on the detector's device; `hu`: clipping range.
     """
     detector.eval()
     copy_buffers_of_first(detector)
-    images = []
+    images = []  # boxes (k, 4) and scores (k,) found, and lesions (n, 4), px of the stored slice
     for batch in batches:
         with autocast(batch.hu.device, bf16):
             predictions = detector.predict(prepare(batch.hu, hu, channels_last), VALIDATION)
         for prediction, lesions in zip(predictions, batch.boxes.split(batch.counts), strict=True):
-            images.append(Validated(*(part.float().cpu().numpy() for part in (*prediction[:2], lesions))))
+            images.append([part.float().cpu().numpy() for part in (*prediction[:2], lesions)])
     return average_precision(*zip(*gather_lists(images), strict=True))
 
 

@@ -20,16 +20,12 @@ WIDENING = 0.25  # of the box's side, on each side
 
 
 def calibrate(boxes: Tensor, scores: Tensor, image: Tensor, mask: Tensor, margin: float | Tensor) -> Tensor:
-    """Scores p (1 + IoU).
+    """Scores p (1 + IoU), (M,) between p and 2 p.
 
     Args:
-        boxes: (M, 4) px; image: (M,) which image of the batch each lies in.
-        scores: (M,) p.
+        boxes, scores, image: (M, 4) px, (M,) p, and (M,) which image of the batch each lies in.
         mask: (B, H, W) bool, predicted lesion pixels.
         margin: px added around the mask's box; one number, or (M, 2) in x and y for each box.
-
-    Returns:
-        (M,) between p and 2 p.
     """
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     margin = torch.as_tensor(margin, dtype=boxes.dtype, device=boxes.device).expand(len(boxes), 2).repeat(1, 2)

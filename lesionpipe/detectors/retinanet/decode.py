@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from lesionpipe.detectors.interface import DecodingSettings, Prediction
-from lesionpipe.detectors.retinanet.box_code import decode_boxes
 from lesionpipe.detectors.retinanet.calibration import calibrate
+from lesionpipe.detectors.retinanet.matching import decode_boxes
 from lesionpipe.detectors.retinanet.network import RawMaps
 
 SHORTLIST = 10  # times `detections_per_image` candidates of an image are suppressed first
@@ -28,7 +28,6 @@ class Candidates(NamedTuple):
     image: Tensor  # (M,) int64, index in the batch
 
 
-@torch.no_grad()
 def decode_maps(
     raw: RawMaps,
     anchors: Tensor,
@@ -36,40 +35,38 @@ def decode_maps(
     image_size: tuple[int, int],
     recist_margin: float | Tensor,
 ) -> list[Prediction]:
-    """Predictions for each image of a batch.
+    """Predictions for each image of a batch, as `Detector.predict` promises them.
 
     Args:
-        raw: the network's output for B images.
+        raw: the network's output for B images, without gradients.
         anchors: (A, 4) px.
         settings: `calibrate` has no effect where the network has no mask branch.
         image_size: height and width, px; boxes are clipped to the image.
         recist_margin: px by which a lesion's box reaches beyond its mask: one number, or (B, 2) in x and y.
-
-    Returns:
-        B predictions, each of at most `settings.detections_per_image` boxes.
     """
     images = len(raw.logits)
     mask = None if raw.mask_logits is None else raw.mask_logits.float().sigmoid()  # (B, H, W)
-    candidates = _candidates(raw, anchors, settings, image_size)
+    found = _candidates(raw, anchors, settings, image_size)
     if settings.calibrate and mask is not None:
-        margin = recist_margin[candidates.image] if isinstance(recist_margin, Tensor) else recist_margin
-        boxes, scores, image = candidates
-        scores = calibrate(boxes, scores, image, mask > settings.mask_threshold, margin)
-        candidates = candidates._replace(scores=scores)
-    kept = _split(_suppress(candidates, images, settings), images, settings.detections_per_image)
+        margin = recist_margin[found.image] if isinstance(recist_margin, Tensor) else recist_margin
+        found = found._replace(scores=calibrate(*found, mask > settings.mask_threshold, margin))
+    kept = _suppress(found, images, settings)
+    kept = _take(kept, kept.image.argsort(stable=True))  # by image, best first
+    counts = torch.bincount(kept.image, minlength=images).tolist()
     masks = [None] * images if mask is None else mask.unbind()
-    return [Prediction(*boxes_and_scores, own) for boxes_and_scores, own in zip(kept, masks, strict=True)]
+    of_images = zip(kept.boxes.split(counts), kept.scores.split(counts), masks, strict=True)
+    limit = settings.detections_per_image
+    return [Prediction(boxes[:limit], scores[:limit], own_mask) for boxes, scores, own_mask in of_images]
 
 
 def _candidates(raw: RawMaps, anchors: Tensor, settings: DecodingSettings, image_size: tuple[int, int]) -> Candidates:
     """The best `topk_candidates` anchors of each level and image that reach the score threshold, as clipped boxes."""
     logits, chosen, start = [], [], 0
-    for size in raw.level_sizes:
-        level = raw.logits[:, start : start + size].float()
-        best, index = level.topk(min(settings.topk_candidates, size), dim=1)
+    for level in raw.logits.float().split(raw.level_sizes, dim=1):
+        best, index = level.topk(min(settings.topk_candidates, level.shape[1]), dim=1)
         logits.append(best)
         chosen.append(index + start)
-        start += size
+        start += level.shape[1]
     scores, anchor = torch.cat(logits, dim=1).sigmoid(), torch.cat(chosen, dim=1)  # (B, K)
     image, place = torch.nonzero(scores >= settings.score_threshold, as_tuple=True)  # (M,)
     anchor = anchor[image, place]
@@ -98,16 +95,8 @@ def _suppress(candidates: Candidates, images: int, settings: DecodingSettings) -
 
 
 def _nms(candidates: Candidates, iou: float) -> Candidates:
-    return _take(candidates, batched_nms(candidates.boxes, candidates.scores, candidates.image, iou))
+    return _take(candidates, batched_nms(*candidates, iou))
 
 
 def _take(candidates: Candidates, index: Tensor) -> Candidates:
-    return Candidates(candidates.boxes[index], candidates.scores[index], candidates.image[index])
-
-
-def _split(candidates: Candidates, images: int, detections_per_image: int) -> list[tuple[Tensor, Tensor]]:
-    """Candidates sorted by score -> boxes and scores of the first `detections_per_image` of each image."""
-    order = torch.argsort(candidates.image, stable=True)  # by image, the scores' order kept within each
-    counts = torch.bincount(candidates.image, minlength=images).tolist()
-    boxes, scores = candidates.boxes[order].split(counts), candidates.scores[order].split(counts)
-    return [(b[:detections_per_image], s[:detections_per_image]) for b, s in zip(boxes, scores, strict=True)]
+    return Candidates(*(column[index] for column in candidates))

@@ -1,7 +1,5 @@
-"""RetinaNet behind the interface of all detectors: its network, its anchors, its losses and its decoding.
-
-The paper's four rows are this family with different anchors and switches (paper, Table 1).
-"""
+"""RetinaNet behind the interface of all detectors; the paper's four rows are this family with different anchors and
+switches (paper, Table 1)."""
 
 import torch
 from torch import Tensor
@@ -12,10 +10,10 @@ from lesionpipe.detectors.backbones import build_backbone
 from lesionpipe.detectors.interface import DecodingSettings, Detector, Prediction, Share, Targets
 from lesionpipe.detectors.retinanet.decode import decode_maps
 from lesionpipe.detectors.retinanet.heads import PRIOR_LOGIT, Head
-from lesionpipe.detectors.retinanet.losses import anchor_targets, count_targets, detection_losses, lesion_mask
+from lesionpipe.detectors.retinanet.losses import count_targets, detection_losses
+from lesionpipe.detectors.retinanet.matching import anchor_targets
 from lesionpipe.detectors.retinanet.network import MapNetwork
-from lesionpipe.detectors.retinanet.pyramid import Pyramid
-from lesionpipe.detectors.retinanet.segmentation import SegmentationBranch
+from lesionpipe.detectors.retinanet.pyramid import Pyramid, SegmentationBranch
 from lesionpipe.params import Network
 
 MASK_LEVEL = 2  # the pyramid level that the segmentation branch starts from
@@ -37,19 +35,13 @@ class RetinaNet(Detector):
         self.image_size = image_size
         anchors = torch.from_numpy(anchors_for(anchor_set, image_size, image_size))
         self.register_buffer("anchors", anchors, persistent=False)  # (A, 4) float32
-        self.loss_names = ("classification", "box", *(("mask",) if self.has_masks else ()))
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether there is a mask branch."""
-        return self.network.segmentation is not None
+        self.loss_names = ("classification", "box", *(() if network.segmentation is None else ("mask",)))
 
     def losses(self, images: Tensor, targets: Targets, share: Share) -> dict[str, Tensor]:
-        if self.has_masks and targets.masks is None:
+        if "mask" in self.loss_names and targets.masks is None:
             raise ValueError("the network has a mask branch but the targets hold no masks")
         raw = self.network(images)
-        mask = lesion_mask(targets.masks) if self.has_masks else None
-        wanted = anchor_targets(self._anchors_of(images), targets.boxes, mask, tuple(images.shape[-2:]))
+        wanted = anchor_targets(self._anchors_of(images), targets, tuple(images.shape[-2:]))
         return detection_losses(raw, wanted, share(count_targets(wanted)))
 
     @torch.no_grad()
@@ -59,16 +51,11 @@ class RetinaNet(Detector):
         raw = self.network(images)
         return decode_maps(raw, self._anchors_of(images), settings, tuple(images.shape[-2:]), recist_margin)
 
-    def attention_maps(self, images: Tensor) -> dict[str, Tensor]:
-        """The gates' maps for images (B, slices, H, W): name of the gated skip (C1 … C4) -> (B, 1, h, w) in (0, 1)."""
-        return self.network.attention_maps(images)
-
     def compile(self, backend: str = "inductor") -> None:
         """Compile the network alone: matching and decoding have shapes that depend on the data."""
         self.network.compile(backend=backend)
 
     def _anchors_of(self, images: Tensor) -> Tensor:
-        """The anchors (A, 4) of images of this size."""
         height, width = images.shape[-2:]
         if height == width == self.image_size:
             return self.anchors
@@ -76,11 +63,7 @@ class RetinaNet(Detector):
 
 
 def build_retinanet(params: Network, slices: int, image_size: int, anchors: AnchorSet) -> RetinaNet:
-    """The RetinaNet that the section `network` describes, for images (B, slices, image_size, image_size).
-
-    Raises:
-        UserError: the backbone's weights can't be had or don't fit, or the anchors are those of other levels.
-    """
+    """The RetinaNet that the section `network` describes; arguments and errors as in `build_detector`."""
     levels = level_numbers(params.levels)
     if anchors.strides != strides_of(levels):
         raise UserError(
@@ -88,10 +71,10 @@ def build_retinanet(params: Network, slices: int, image_size: int, anchors: Anch
             f"{list(strides_of(levels))}; run `dvc repro anchors`"
         )
     backbone = build_backbone(params.backbone, params.weights, slices)
-    segmentation = None
+    segmentation, first = None, levels[0]
     if params.mask_branch:
         segmentation = SegmentationBranch(slices, backbone.channels[0], params.channels, params.attention)
-    first = min(MASK_LEVEL, levels[0]) if params.mask_branch else levels[0]
+        first = min(MASK_LEVEL, first)
     pyramid = Pyramid(backbone.channels, params.channels, first, levels[-1], params.attention)
     head = (params.channels, params.head_channels, params.head_depth, anchors.per_cell)
     classification = Head(*head, outputs_per_anchor=1, initial_bias=PRIOR_LOGIT)

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lesionpipe.detectors.float32_conv import Float32Conv2d
+from lesionpipe.detectors.interface import Float32Conv2d
 
 INITIAL_STD = 0.01
 INITIAL_STD_CHANNELS = 256  # the input channels for which INITIAL_STD is meant
@@ -28,8 +28,7 @@ class Head(nn.Module):
 
     Args:
         channels: of the pyramid.
-        hidden_channels: of the hidden convolutions.
-        depth: number of hidden convolutions.
+        hidden_channels, depth: of the hidden convolutions, and how many there are.
         per_cell: anchors per cell.
         outputs_per_anchor: 1 for logits, 4 for box offsets.
         initial_bias: of the predicting convolution.
@@ -59,8 +58,5 @@ class Head(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """Levels (B, channels, h, w), finest first -> float32 (B, A, outputs): levels, rows of cells, then anchors."""
-        return torch.cat([self._per_anchor(self.layers(level)) for level in levels], dim=1)
-
-    def _per_anchor(self, maps: Tensor) -> Tensor:
-        batch = maps.shape[0]
-        return maps.permute(0, 2, 3, 1).reshape(batch, -1, self.outputs_per_anchor)  # (B, K*V, h, w) -> (B, h*w*K, V)
+        maps = (self.layers(level).permute(0, 2, 3, 1) for level in levels)  # (B, h, w, K*V)
+        return torch.cat([own.reshape(len(own), -1, self.outputs_per_anchor) for own in maps], dim=1)
