@@ -1,6 +1,6 @@
 """What one more busy process costs a training, by how long OpenMP's threads spin: images/s alone and beside it.
 
-    dvc repro masks anchors && python benchmarks/busy.py [--spins default 0 10000 passive] [--rounds 5] [--seconds 6]
+    dvc repro masks anchors && python benchmarks/busy.py [--spins default 0 1000 passive] [--rounds 3] [--seconds 6]
 
 Each measurement is a process of its own, since OpenMP reads GOMP_SPINCOUNT once; all of them alternate, each alone and
 then beside a loop that is always busy, and the median of the rounds counts, because other jobs disturb them. A share of
@@ -23,7 +23,7 @@ BUSY = "while True: pass"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spins", nargs="+", default=["default", "0", "1000", "10000", "100000", "passive"])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # a measurement in this process
     arguments = parser.parse_args()
