@@ -9,19 +9,14 @@ from lesionpipe.core.errors import part_argument, run
 from lesionpipe.core.files import atomic_folder
 from lesionpipe.params import load_params
 from lesionpipe.phantom.archive import write_part
-from lesionpipe.phantom.settings import PhantomSettings
 
 
 def main() -> None:
     params = load_params()
     part = part_argument(params.dataset.parts)
-    drawn = params.phantom
-    settings = PhantomSettings(
-        drawn.seed, drawn.patients_per_part, drawn.key_slices_per_patient, drawn.image_size, drawn.extra_test_patients
-    )
     with atomic_folder(Path("data/phantom") / part) as folder:
         if params.dataset.source == "phantom":
-            write_part(part, settings, folder, params.runtime.workers)
+            write_part(part, params.phantom, folder, params.runtime.workers)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import shutil
 import zipfile
-from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
@@ -13,15 +12,15 @@ from stage_runs import link_code, run_stage
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.true_masks import read_true_masks
-from lesionpipe.phantom import placement, plan, render, statistics
-from lesionpipe.phantom.archive import write_part
-from lesionpipe.phantom.canvas import Canvas, Label, Tubes, superellipse
-from lesionpipe.phantom.measure import diameters, recist
-from lesionpipe.phantom.settings import PhantomSettings
-from lesionpipe.phantom.table import lesion_table, patient_rows
+from lesionpipe.params.sections import Phantom
+from lesionpipe.phantom import lesions, plan, render
+from lesionpipe.phantom.archive import patient_rows, write_part
+from lesionpipe.phantom.canvas import Canvas, Label, Tissue, superellipse
+from lesionpipe.phantom.lesions import axis_lengths, recist
+from lesionpipe.phantom.tubes import Tubes
 
-TINY = PhantomSettings(seed=3, patients_per_part=4, key_slices_per_patient=2, image_size=128)
-MANY = PhantomSettings(seed=3, patients_per_part=40, key_slices_per_patient=3, image_size=128)
+TINY = Phantom(seed=3, patients_per_part=4, extra_test_patients=0, key_slices_per_patient=2, image_size=128)
+MANY = Phantom(seed=3, patients_per_part=40, extra_test_patients=0, key_slices_per_patient=3, image_size=128)
 OFFICIAL_COLUMNS = (
     "File_name,Patient_index,Study_index,Series_ID,Key_slice_index,Measurement_coordinates,Bounding_boxes,"
     "Lesion_diameters_Pixel_,Normalized_lesion_location,Coarse_lesion_type,Possibly_noisy,Slice_range,Spacing_mm_px_,"
@@ -29,14 +28,19 @@ OFFICIAL_COLUMNS = (
 )
 
 
+def changed(settings: Phantom, **values: int) -> Phantom:
+    return settings.model_copy(update=values)
+
+
 def numbers(table: pd.DataFrame, column: str) -> np.ndarray:
     return np.array([[float(v) for v in text.split(", ")] for text in table[column]])
 
 
-def annotations(settings: PhantomSettings, part: str) -> pd.DataFrame:
+def annotations(settings: Phantom, part: str) -> pd.DataFrame:
     """A part's DL_info.csv without drawing its slices."""
-    patients = [plan.plan_patient(settings, part, index) for index in range(settings.patients)]
-    return lesion_table([row for patient in patients for row in patient_rows(patient, settings.seed)])
+    number = settings.patients_per_part + settings.extra_test_patients
+    patients = [plan.plan_patient(settings, part, index) for index in range(number)]
+    return pd.DataFrame([row for patient in patients for row in patient_rows(patient, settings.seed)])
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def patients() -> list[plan.Patient]:
-    settings = replace(TINY, image_size=256, key_slices_per_patient=3)
+    settings = changed(TINY, image_size=256, key_slices_per_patient=3)
     return [plan.plan_patient(settings, "02", index) for index in range(4)]
 
 
@@ -101,7 +105,7 @@ def test_the_type_is_given_on_val_and_test_rows_only(many):
 
 
 def test_all_eight_types_all_intervals_and_one_to_three_lesions_occur():
-    rows = annotations(replace(MANY, patients_per_part=90), "05")
+    rows = annotations(changed(MANY, patients_per_part=90), "05")
     assert set(rows.Coarse_lesion_type) == {-1, *range(1, 9)}
     intervals = pd.Series(numbers(rows, "Spacing_mm_px_")[:, 2]).value_counts()
     assert set(intervals.index) == {1.0, 2.0, 2.5, 5.0} and intervals.idxmax() == 5.0
@@ -110,16 +114,16 @@ def test_all_eight_types_all_intervals_and_one_to_three_lesions_occur():
 
 
 def test_patients_are_split_70_15_15_and_small_parts_hold_every_split():
-    large = plan.splits("01", replace(MANY, patients_per_part=60))
+    large = plan.splits("01", changed(MANY, patients_per_part=60))
     assert np.bincount(large).tolist() == [0, 42, 9, 9]
     for part in ("01", "02", "56"):
-        assert sorted(plan.splits(part, replace(TINY, patients_per_part=3))) == [1, 2, 3]
+        assert sorted(plan.splits(part, changed(TINY, patients_per_part=3))) == [1, 2, 3]
     rows = annotations(MANY, "02")
     assert (rows.groupby("Patient_index").Train_Val_Test.nunique() == 1).all()
 
 
 def test_extra_test_patients_change_nothing_else():
-    more = replace(TINY, extra_test_patients=2)
+    more = changed(TINY, extra_test_patients=2)
     before, after = annotations(TINY, "02"), annotations(more, "02")
     pd.testing.assert_frame_equal(after[: len(before)], before)
     added = after[len(before) :]
@@ -141,7 +145,7 @@ def test_recist_of_a_rectangle_is_its_diagonal_and_the_longest_chord_across():
     mask[10:15, 4:25] = True  # pixel centres span 20 x 4
     points = recist(mask)
     assert sorted(map(tuple, points[:2].tolist())) in ([(4, 10), (24, 14)], [(4, 14), (24, 10)])
-    long, short = diameters(points)
+    long, short = axis_lengths(points)
     assert long == pytest.approx(np.hypot(20, 4))
     # the perpendicular of the diagonal leans 11.3 degrees; chords within 8 of it span 4 rows and 1 column
     assert short == pytest.approx(np.hypot(4, 1))
@@ -149,11 +153,11 @@ def test_recist_of_a_rectangle_is_its_diagonal_and_the_longest_chord_across():
 
 def test_recist_of_a_disc_gives_two_equal_diameters_and_of_one_row_of_pixels_still_four_points():
     y, x = np.mgrid[:41, :41]
-    assert diameters(recist((x - 20) ** 2 + (y - 20) ** 2 <= 15**2)) == pytest.approx((30, 30), abs=0.5)
+    assert axis_lengths(recist((x - 20) ** 2 + (y - 20) ** 2 <= 15**2)) == pytest.approx((30, 30), abs=0.5)
     line = np.zeros((5, 9), bool)
     line[2, 2:7] = True
     points = recist(line)
-    assert points.shape == (4, 2) and diameters(points)[0] == 4
+    assert points.shape == (4, 2) and axis_lengths(points)[0] == 4
 
 
 def test_boxes_are_the_extent_of_the_recist_points_and_five_pixels(table):
@@ -182,24 +186,24 @@ def test_lesions_lie_in_the_organ_of_their_type(patients):
     seen = set()
     for patient, scan, key, lesion in lesions_of(patients):
         canvas = scan.canvas()
-        patient.anatomy.paint(canvas, scan.z(key.number), scan.tissue)
-        covered = canvas.label[scan.section(lesion, key.number).full(scan.size)]
-        host = placement.HOSTS[lesion.kind - 1]
-        elsewhere = 1 - np.isin(covered, host.over).mean()
-        assert np.isin(covered, host.labels).mean() > 0.25, (scan.file_name(key.number), lesion.kind)
-        assert elsewhere < 0.35, (scan.file_name(key.number), lesion.kind, np.unique(covered))
-        seen.add(lesion.kind)
+        patient.anatomy.paint(canvas, scan.z(key.number))
+        covered = canvas.label[scan.mask(lesion, key.number)]
+        kind = lesion.kind
+        elsewhere = 1 - np.isin(covered, kind.over).mean()
+        assert np.isin(covered, kind.host).mean() > 0.25, (scan.name, key.number, kind.name)
+        assert elsewhere < 0.35, (scan.name, key.number, kind.name, np.unique(covered))
+        seen.add(kind.number)
     assert len(seen) >= 5
 
 
 def test_a_lesion_in_neighbouring_slices_is_nearly_the_same(patients):
     compared = 0
     for _, scan, key, lesion in lesions_of(patients):
-        here = scan.section(lesion, key.number).full(scan.size)
+        here = scan.mask(lesion, key.number)
         for number in set(key.stored) - {key.number}:
             if abs(scan.z(number) - lesion.centre[2]) > 0.5 * lesion.height or here.sum() < 60:
                 continue
-            there = scan.section(lesion, number).full(scan.size)
+            there = scan.mask(lesion, number)
             assert (here & there).sum() / (here | there).sum() > 0.5
             compared += 1
     assert compared > 20
@@ -243,7 +247,7 @@ def test_the_slices_that_2_mm_either_way_need_are_there_but_for_a_few_missing_ne
 
 
 def test_tissues_have_realistic_hu_and_noise_and_neighbours_agree():
-    settings = replace(TINY, image_size=256)
+    settings = changed(TINY, image_size=256)
     patient = plan.plan_patient(settings, "01", 0)
     scan = patient.scans[0]
     number = 1 + round((0.98 * patient.anatomy.body.level_mm - plan.FIRST_Z_MM) / scan.interval)
@@ -252,7 +256,7 @@ def test_tissues_have_realistic_hu_and_noise_and_neighbours_agree():
         render.render_slice(patient, scan, n, texture, 0).astype(int) - 32768 for n in (number, number + 1, number + 40)
     )
     canvas = scan.canvas()
-    patient.anatomy.paint(canvas, scan.z(number), scan.tissue)
+    patient.anatomy.paint(canvas, scan.z(number))
     for label, low, high in ((Label.LUNG, -900, -750), (Label.LIVER, 40, 130), (Label.FAT, -125, -70)):
         inside = cv2.erode((canvas.label == label).astype(np.uint8), np.ones((3, 3))).astype(bool)
         assert low < np.median(first[inside]) < high, label
@@ -263,7 +267,7 @@ def test_tissues_have_realistic_hu_and_noise_and_neighbours_agree():
 
 def test_equal_seeds_give_equal_bytes_whatever_the_number_of_workers(folder, tmp_path):
     write_part("01", TINY, tmp_path / "two", workers=2)
-    write_part("01", replace(TINY, seed=4), tmp_path / "other", workers=1)
+    write_part("01", changed(TINY, seed=4), tmp_path / "other", workers=1)
     for name in ("Images_png_01.zip", "true_masks_01.zip", "DL_info.csv"):
         assert (folder / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
         assert (folder / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
@@ -294,7 +298,7 @@ def test_the_stage_leaves_the_part_and_an_empty_folder_for_another_source(root, 
     link_code(root, tmp_path)
     yaml = YAML()
     params = yaml.load((root / "params.yaml").read_text())
-    params["phantom"] = asdict(TINY)
+    params["phantom"] = TINY.model_dump()
     params["dataset"].update(source="phantom", parts=["01"])
     for source, expected in (("phantom", folder), ("nih", tmp_path / "nothing")):
         params["dataset"]["source"] = source
@@ -317,7 +321,7 @@ def test_a_stage_without_a_part_says_how_it_is_called(root, tmp_path):
 
 
 def test_a_canvas_fills_a_disc_of_the_right_size_in_the_right_place():
-    canvas = Canvas(101, 2.0, offset=(10.0, -20.0))
+    canvas = Canvas(101, 2.0, Tissue(np.random.default_rng(0)), offset=(10.0, -20.0))
     canvas.fill(superellipse((30, 0), (20, 20)), Label.LIVER, 60)
     rows, columns = np.nonzero(canvas.label == Label.LIVER)
     assert (columns.mean(), rows.mean()) == pytest.approx((50 + 5 + 15, 50 - 10), abs=0.1)
@@ -340,13 +344,13 @@ def test_tubes_leave_a_disc_where_they_cross_and_a_band_where_they_lie_in_the_pl
 
 
 def test_type_follows_from_size():
-    small, huge = statistics.kind_weights(6.0), statistics.kind_weights(90.0)
-    assert small.sum() == pytest.approx(1) and statistics.KINDS[int(small.argmax())] == "lung"
-    assert huge[statistics.KINDS.index("kidney")] == 0
+    small, huge = lesions.kind_weights(6.0), lesions.kind_weights(90.0)
+    assert small.sum() == pytest.approx(1) and lesions.KINDS[int(small.argmax())].name == "lung"
+    assert huge[[kind.name for kind in lesions.KINDS].index("kidney")] == 0
 
 
 def test_boxes_shapes_and_spacing_follow_the_real_ones(shared_data):
-    settings = replace(MANY, image_size=512, patients_per_part=70, key_slices_per_patient=4)
+    settings = changed(MANY, image_size=512, patients_per_part=70, key_slices_per_patient=4)
     ours = annotations(settings, "03")
     real = pd.read_csv(shared_data / "deeplesion" / "DL_info_reconstructed.csv")
 

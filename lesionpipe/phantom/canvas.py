@@ -6,12 +6,18 @@ origin of x and y lies in the middle of the body. Contours are cut out of solids
 
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from numpy.random import Generator
+from pydantic import BeforeValidator, TypeAdapter
 
 ANGLES = np.linspace(0, 2 * np.pi, 72, endpoint=False)
 SUBPIXEL_BITS = 4
+PHASES = ("native", "portal", "arterial")  # without contrast, portal-venous, arterial
+PHASE_SHARES = (0.22, 0.63, 0.15)
 
 
 class Label(IntEnum):
@@ -23,6 +29,38 @@ class Label(IntEnum):
     BLADDER, WOMB_PROSTATE, NODE = range(24, 27)
 
 
+NamedLabel = Annotated[Label, BeforeValidator(Label.__getitem__)]  # written by its name in the tables
+
+
+def read_table(name: str, form: Any) -> Any:
+    """A JSON file beside this module as a value of the type `form`."""
+    return TypeAdapter(form).validate_json(Path(__file__).with_name(name).read_bytes())
+
+
+# Mean HU in the three PHASES (textbook values of abdominal CT), and by how many HU a tissue is uneven over millimetres.
+TISSUES = read_table("tissue.json", dict[NamedLabel, tuple[float, float, float, float]])
+
+
+class Tissue:
+    """HU per label for one scan; soft tissue varies by a few HU, enhancement by about a tenth."""
+
+    def __init__(self, rng: Generator):
+        phase = rng.choice(3, p=PHASE_SHARES)
+        strength = np.clip(rng.normal(1, 0.12), 0.7, 1.3)
+        self.phase, self.hu = PHASES[phase], {}
+        for label, values in TISSUES.items():
+            spread = 3 if values[0] > -200 else 18 if label is Label.LUNG else 4
+            self.hu[label] = values[0] + strength * (values[phase] - values[0]) + rng.normal(0, spread)
+        # portal and systemic veins of the trunk, inner part of the kidney, spongy bone
+        self.vein = (44, 44 + 120 * strength, 44 + 30 * strength)[phase] + rng.normal(0, 4)
+        self.medulla = self.hu[Label.KIDNEY] - (0, 18, 95 * strength)[phase]
+        self.oral_contrast = rng.random() < 0.4
+        self.marrow = rng.normal(190, 30)
+
+    def __getitem__(self, label: Label) -> float:
+        return self.hu[label]
+
+
 @dataclass(frozen=True)
 class Waves:
     """Smooth irregularity of an outline that drifts with z: relative radius 1 + sum of cosines."""
@@ -31,12 +69,13 @@ class Waves:
     phase: np.ndarray  # (m,)
     drift: np.ndarray  # (m,) radians per mm of z
 
-    def __call__(self, angles: np.ndarray, z: float) -> np.ndarray:
+    def at(self, z: float) -> np.ndarray:
+        """Relative radius (72,) per angle of ANGLES."""
         order = np.arange(2, 2 + len(self.amplitude))[:, None]
-        return 1 + self.amplitude @ np.cos(order * angles + (self.phase + self.drift * z)[:, None])
+        return 1 + self.amplitude @ np.cos(order * ANGLES + (self.phase + self.drift * z)[:, None])
 
 
-def random_waves(rng: np.random.Generator, amplitude: float, orders: int = 5, drift: float = 0.02) -> Waves:
+def random_waves(rng: Generator, amplitude: float, orders: int = 5, drift: float = 0.02) -> Waves:
     """Waves of about the given relative amplitude, weaker at higher frequencies."""
     share = rng.uniform(0.3, 1.0, orders) / np.arange(1, orders + 1)
     return Waves(amplitude * share, rng.uniform(0, 2 * np.pi, orders), rng.normal(0, drift, orders))
@@ -51,23 +90,17 @@ def superellipse(centre, radii, tilt: float = 0.0, power: float = 2.0, factor: n
     return np.stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y], axis=1)
 
 
-def fill_mask(shape: tuple[int, int], contour_px: np.ndarray) -> np.ndarray:
-    """uint8 mask (H, W), 1 inside the contour given in 0-based pixels."""
-    mask = np.zeros(shape, np.uint8)
-    cv2.fillPoly(mask, [_fixed(contour_px)], 1, shift=SUBPIXEL_BITS)
-    return mask
-
-
-def _fixed(points_px: np.ndarray) -> np.ndarray:
-    return np.rint(points_px * (1 << SUBPIXEL_BITS)).astype(np.int32)
+def pieces(path: np.ndarray) -> np.ndarray:
+    """Straight pieces (n - 1, 2, d) of a path (n, d)."""
+    return np.stack([path[:-1], path[1:]], axis=1)
 
 
 class Canvas:
-    """HU (float32) and labels (uint8) of one square slice; every method paints in place."""
+    """HU (float32) and labels (uint8) of one square slice; `fill` and `lines` paint in place."""
 
-    def __init__(self, size: int, spacing: float, offset: tuple[float, float] = (0.0, 0.0)):
+    def __init__(self, size: int, spacing: float, tissue: Tissue, offset: tuple[float, float] = (0.0, 0.0)):
         """A slice of `size` px a side, `spacing` mm per px; the body lies `offset` mm from the picture's centre."""
-        self.size, self.spacing = size, spacing
+        self.size, self.spacing, self.tissue = size, spacing, tissue
         self.origin = (size - 1) / 2 + np.asarray(offset) / spacing
         self.hu = np.full((size, size), -1000, np.float32)
         self.label = np.zeros((size, size), np.uint8)
@@ -76,77 +109,46 @@ class Canvas:
         """0-based pixel coordinates of points in mm (…, 2)."""
         return np.asarray(points_mm) / self.spacing + self.origin
 
-    def to_mm(self, points_px: np.ndarray) -> np.ndarray:
-        """The inverse of `to_px`."""
-        return (np.asarray(points_px) - self.origin) * self.spacing
+    def around(self, points_mm: np.ndarray, margin: int) -> tuple[slice, slice]:
+        """The part of the picture `margin` px around points, at least one pixel."""
+        points = self.to_px(points_mm).reshape(-1, 2)
+        low = np.clip(np.floor(points.min(axis=0)).astype(int) - margin, 0, self.size - 1)
+        high = np.clip(np.ceil(points.max(axis=0)).astype(int) + margin, low + 1, self.size)
+        return np.s_[low[1] : high[1], low[0] : high[0]]
 
-    def fill(self, contour: np.ndarray, label: Label, hu: float, within: tuple[Label, ...] = ()) -> None:
-        """Fill a contour (n, 2) in mm, only over the labels `within` if any are given."""
-        points = self.to_px(contour)
-        if not within:
-            cv2.fillPoly(self.hu, [_fixed(points)], float(hu), shift=SUBPIXEL_BITS)
-            cv2.fillPoly(self.label, [_fixed(points)], int(label), shift=SUBPIXEL_BITS)
-            return
-        low = np.clip(np.floor(points.min(axis=0)).astype(int) - 1, 0, self.size)
-        high = np.clip(np.ceil(points.max(axis=0)).astype(int) + 2, 0, self.size)
-        if (high <= low).any():
-            return
-        part = np.s_[low[1] : high[1], low[0] : high[0]]
-        self._assign(part, fill_mask(self.label[part].shape, points - low), label, hu, within)
+    def inside(self, contour: np.ndarray, part: tuple[slice, slice] = np.s_[0:, 0:]) -> np.ndarray:
+        """Pixels inside a contour (n, 2) in mm as a boolean mask, of the whole picture or a part of it."""
+        mask = np.zeros(self.label[part].shape, np.uint8)
+        cv2.fillPoly(mask, [self._fixed(contour, part)], 1, shift=SUBPIXEL_BITS)
+        return mask.astype(bool)
+
+    def fill(self, contour: np.ndarray, label: Label, hu: float | None = None, within: tuple[Label, ...] = ()) -> None:
+        """Fill a contour (n, 2) in mm with a tissue, in another HU if given; only over the labels `within` if any."""
+        part = self.around(contour, 2)
+        self._assign(part, self.inside(contour, part), label, hu, within)
 
     def lines(
-        self, ends: np.ndarray, radii: np.ndarray, label: Label | None, hu: float, within: tuple[Label, ...] = ()
+        self, ends: np.ndarray, radii: np.ndarray, label: Label | None, hu: float | None = None, within=()
     ) -> None:
         """Draw thick segments (n, 2, 2) of radii (n,) in mm; label None keeps what the tissue is called."""
         if not len(ends):
             return
-        points = self.to_px(ends)
-        reach = float(radii.max()) / self.spacing + 2
-        low = np.clip(np.floor(points.min(axis=(0, 1)) - reach).astype(int), 0, self.size)
-        high = np.clip(np.ceil(points.max(axis=(0, 1)) + reach).astype(int) + 1, 0, self.size)
-        part = np.s_[low[1] : high[1], low[0] : high[0]]
-        mask = np.zeros(self.label[part].shape, np.uint8)
-        if not mask.size:
-            return
-        fixed = _fixed(points - low)
         widths = np.maximum(np.rint(2 * radii / self.spacing), 1).astype(int)
-        for (a, b), width in zip(fixed.tolist(), widths.tolist(), strict=True):
+        part = self.around(ends, int(widths.max() / 2) + 3)
+        mask = np.zeros(self.label[part].shape, np.uint8)
+        for (a, b), width in zip(self._fixed(ends, part).tolist(), widths.tolist(), strict=True):
             cv2.line(mask, a, b, 1, width, cv2.LINE_8, SUBPIXEL_BITS)
-        self._assign(part, mask, label, hu, within)
+        self._assign(part, mask.astype(bool), label, hu, within)
 
-    def _assign(self, part, mask: np.ndarray, label: Label | None, hu: float, within: tuple[Label, ...]) -> None:
-        chosen = mask.astype(bool)
+    def _fixed(self, points_mm: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
+        """Points as fixed-point pixels of a part of the picture."""
+        rows, columns = part
+        pixels = self.to_px(points_mm) - [columns.start, rows.start]
+        return np.rint(pixels * (1 << SUBPIXEL_BITS)).astype(np.int32)
+
+    def _assign(self, part, chosen: np.ndarray, label: Label | None, hu: float | None, within) -> None:
         if within:
-            allowed = np.zeros(256, bool)
-            allowed[list(within)] = True
-            chosen &= allowed[self.label[part]]
-        self.hu[part][chosen] = hu
+            chosen &= np.isin(self.label[part], within)
+        self.hu[part][chosen] = self.tissue[label] if hu is None else hu
         if label is not None:
             self.label[part][chosen] = label
-
-
-@dataclass(frozen=True)
-class Tubes:
-    """Straight pieces of vessel, airway or bowel in three dimensions, mm."""
-
-    ends: np.ndarray  # (n, 2, 3)
-    radii: np.ndarray  # (n,)
-
-    def cut(self, z: float, shrink: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sections with the plane at z: in-plane ends (m, 2, 2), radii (m,), and which pieces they come from (m,).
-
-        A piece that crosses steeply leaves a disc, an oblique one a capsule of the ellipse's length, one within the
-        plane a band. `shrink` mm are taken off the radius (the lumen of a wall).
-        """
-        start, step = self.ends[:, 0], self.ends[:, 1] - self.ends[:, 0]
-        radii = self.radii - shrink
-        low, high = np.minimum(start[:, 2], self.ends[:, 1, 2]), np.maximum(start[:, 2], self.ends[:, 1, 2])
-        away = np.maximum(np.maximum(low - z, z - high), 0)
-        which = np.flatnonzero(away < radii)
-        start, step, away, radii = start[which], step[which], away[which], radii[which]
-        rise = np.where(np.abs(step[:, 2]) < 1e-6, 1e-6, step[:, 2])
-        reach = radii * np.tan(np.arctan2(np.hypot(step[:, 0], step[:, 1]), np.abs(rise)) / 2)
-        at = np.stack([(z - reach - start[:, 2]) / rise, (z + reach - start[:, 2]) / rise], axis=1)
-        at = np.clip(at, 0, 1)[..., None]
-        ends = start[:, None, :2] + at * step[:, None, :2]
-        return ends, np.sqrt(radii**2 - away**2), which
