@@ -37,7 +37,7 @@ class Organ:
     within: tuple[NamedLabel, ...] = (Label.PERITONEUM,)
 
 
-ORGANS: dict[str, Organ] = read_table("organs.json", dict[str, Organ])  # in the order in which a patient gets them
+ORGANS: dict[str, Organ] = read_table("organs.json", dict[str, Organ])  # their order fixes the random numbers
 
 
 class PlacedOrgan:

@@ -141,7 +141,7 @@ def _liver_look(rng: Generator, tissue: Tissue) -> Look:
     rim = rng.uniform(0, 25) if tissue.phase != "native" and rng.random() < 0.4 else 0.0
     edge = rng.uniform(0.8, 2.6)
     core = rng.uniform(0.4, 0.65) if rng.random() < 0.35 else 0.0
-    return Look(hu, edge, rng.uniform(3, 9), hu + rim, core, hu - 22)
+    return Look(hu, edge, rng.uniform(3, 9), rim_hu=hu + rim, core=core, core_hu=hu - 22)
 
 
 def _lung_look(rng: Generator, soft: float) -> Look:
@@ -149,9 +149,9 @@ def _lung_look(rng: Generator, soft: float) -> Look:
     if chance < 0.13:  # ground glass
         return Look(rng.uniform(-680, -480), rng.uniform(1.2, 2.5), 60.0)
     if chance < 0.22:  # part solid
-        return Look(rng.uniform(-580, -380), 1.2, 50.0, -600.0, rng.uniform(0.35, 0.6), soft)
+        return Look(rng.uniform(-580, -380), 1.2, 50.0, rim_hu=-600.0, core=rng.uniform(0.35, 0.6), core_hu=soft)
     if chance < 0.28:  # a cavity
-        return Look(soft, 0.8, 10.0, None, rng.uniform(0.35, 0.6), -850.0)
+        return Look(soft, 0.8, 10.0, core=rng.uniform(0.35, 0.6), core_hu=-850.0)
     return Look(soft - rng.uniform(0, 60), rng.uniform(0.5, 1.3), 12.0)
 
 
@@ -167,7 +167,7 @@ def _kidney_look(rng: Generator, tissue: Tissue) -> Look:
 def _bone_look(rng: Generator, soft: float) -> Look:
     if rng.random() < 0.6:  # lytic
         rim = soft + rng.choice([0, 90])
-        return Look(soft, rng.uniform(0.5, 1.4), 18.0, rim)
+        return Look(soft, rng.uniform(0.5, 1.4), 18.0, rim_hu=rim)
     return Look(rng.uniform(600, 950), rng.uniform(0.8, 1.8), 60.0)
 
 
