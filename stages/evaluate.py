@@ -9,8 +9,7 @@ from lesionpipe.data.stored.schema import read_lesions
 from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.evaluate.published import is_published_set, published_table, with_published
 from lesionpipe.evaluate.report.page import write_report
-from lesionpipe.evaluate.report.pictures import pictures_of
-from lesionpipe.evaluate.split import ScoringSettings, SplitResult, evaluate_split, main_split
+from lesionpipe.evaluate.split import SplitResult, evaluate_split, main_split
 from lesionpipe.evaluate.truth import counted_tables
 from lesionpipe.params import Params, load_params
 
@@ -31,10 +30,7 @@ def main() -> None:
         table = pd.concat([result.groups[kind] for result in results])
         write_csv(f"metrics/froc_{kind}.csv", with_published(table, published[published["group"].isin(table["group"])]))
     about = f"{params.dataset.source}, parts {', '.join(params.dataset.parts)}; noisy lesions: {noisy}"
-    pictures = pictures_of(shown, slices, heatmaps)
-    write_report(
-        "report", about, results, pictures, published, params.evaluate.operating_fp, params.evaluate.report_slices
-    )
+    write_report("report", about, results, slices, heatmaps, published, params.evaluate)
     for result in results:
         print(summary(result, noisy))
 
@@ -45,17 +41,15 @@ def evaluate_all(params: Params, slices: SliceStore) -> list[SplitResult]:
     if unexpected := sorted(set(found["split"]) - set(params.detect.splits)):
         raise UserError(f"{DETECTIONS}: split {unexpected[0]!r} is not in detect.splits; rerun `dvc repro detect`")
     tables = counted_tables(slices.index, read_lesions("data/lesions.csv"), found, params.lesions.noisy)
-    chosen = params.evaluate
-    settings = ScoringSettings(chosen.iou, chosen.fp_rates, chosen.size_edges_mm, chosen.bootstrap, chosen.seed)
-    return [evaluate_split(split, *tables, settings) for split in params.detect.splits]
+    return [evaluate_split(split, *tables, params.evaluate) for split in params.detect.splits]
 
 
 def summary(result: SplitResult, noisy: str) -> str:
     """One line for the terminal: the set and its headline."""
-    scores = result.scores
+    scores, sizes = result.scores, result.scores.sizes
     kept = f"{result.noisy_lesions} of them noisy" if noisy == "keep" else "noisy ones dropped"
     return (
-        f"{result.split}: {scores.lesions} lesions ({kept}) on {scores.images} slices; IoU {scores.iou:g}; "
+        f"{result.split}: {sizes['lesions']} lesions ({kept}) on {sizes['images']} slices; IoU {scores.iou:g}; "
         f"sensitivity at {scores.rates[-1]:g} FPs per image {scores.sensitivity[-1].value:.3f}, "
         f"mean of 0.5 to 4 FPs {scores.mean.value:.3f}"
     )

@@ -18,13 +18,15 @@ from torchvision.datasets import CocoDetection
 from lesionpipe.commands.export import coco as export_coco
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
+from lesionpipe.data.coco import read_coco_results
 from lesionpipe.data.detections import read_detections
 from lesionpipe.data.stored.schema import read_lesions
 from lesionpipe.evaluate.bootstrap import PatientDraws
-from lesionpipe.evaluate.coco_export import picture
-from lesionpipe.evaluate.coco_input import read_results, read_truth
+from lesionpipe.evaluate.coco import picture, read_truth
 from lesionpipe.evaluate.scores import score_detections
-from lesionpipe.evaluate.split import ScoringSettings, evaluate_split
+from lesionpipe.evaluate.split import evaluate_split
+from lesionpipe.evaluate.truth import Detections
+from lesionpipe.params import load_params
 
 TRUTH = {
     "images": [
@@ -51,9 +53,9 @@ def test_boxes_images_and_patients(tmp_path):
     assert truth.lesion_images.tolist() == [2, 0] and truth.lesion_boxes.tolist() == [[1, 2, 4.5, 6], [0, 0, 9, 0]]
     first, second, third, fourth = truth.patients
     assert first == second and len({first, third, fourth}) == 3 == truth.patient_count
-    found = read_results(write(tmp_path / "dt.json", RESULTS), ids)
+    found = Detections(*read_coco_results(write(tmp_path / "dt.json", RESULTS), ids))
     assert (found.images.tolist(), found.boxes.tolist(), found.scores.tolist()) == ([1], [[1, 2, 4, 6]], [1])
-    assert len(read_results(write(tmp_path / "none.json", []), ids).scores) == 0
+    assert [len(column) for column in read_coco_results(write(tmp_path / "none.json", []), ids)] == [0, 0, 0]
 
 
 def patients(tmp_path, *images, key=None):
@@ -156,7 +158,7 @@ def test_a_wrong_ground_truth_is_named(tmp_path, content, message):
 def test_wrong_results_are_named(tmp_path, content, message):
     ids = read_truth(write(tmp_path / "gt.json", TRUTH))[1]
     with pytest.raises(UserError, match=message) as error:
-        read_results(write(tmp_path / "dt.json", content), ids)
+        read_coco_results(write(tmp_path / "dt.json", content), ids)
     assert "\n" not in str(error.value)
 
 
@@ -172,7 +174,7 @@ values = st.recursive(
 def test_any_json_is_read_or_refused_in_one_line(tmp_path_factory, value):
     path = write(tmp_path_factory.getbasetemp() / "any.json", value)
     ids = pd.Index([1, 2, 3], dtype=object)
-    for read in (read_truth, lambda path: read_results(path, ids)):
+    for read in (read_truth, lambda path: read_coco_results(path, ids)):
         try:
             read(path)
         except UserError as error:
@@ -217,13 +219,14 @@ def test_pycocotools_scores_the_detections(exported):
 
 def test_exported_files_score_as_the_pipeline(exported):
     truth, ids = read_truth(exported / "test.json")
-    found = read_results(exported / "detections_test.json", ids)
+    found = Detections(*read_coco_results(exported / "detections_test.json", ids))
     index, lesions, table = pd.read_csv("data/slices/01.csv"), read_lesions(), read_detections()
-    settings = ScoringSettings(iou=0.5, fp_rates=(1.0,), size_edges_mm=(10.0, 30.0), bootstrap=50, seed=0)
-    direct = evaluate_split("test", index, lesions, table, settings)
+    chosen = load_params().evaluate
+    direct = evaluate_split("test", index, lesions, table, chosen)
     assert truth.images == direct.truth.images and (truth.patients == direct.truth.patients).all()
     assert (truth.lesion_boxes == direct.truth.lesion_boxes).all() and (found.boxes == direct.detections.boxes).all()
-    again = score_detections(truth, found, (1.0,), 0.5, PatientDraws(truth.patient_count, 50, 0))
+    draws = PatientDraws(truth.patient_count, chosen.bootstrap, chosen.seed)
+    again = score_detections(truth, found, chosen.fp_rates, chosen.iou, draws)
     assert again.sensitivity == direct.scores.sensitivity and again.mean == direct.scores.mean
     assert (found.images == direct.detections.images).all() and (found.scores == direct.detections.scores).all()
 

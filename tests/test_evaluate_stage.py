@@ -16,9 +16,10 @@ import pytest
 from dvc_render.vega import VegaRenderer
 from small_set import FOUND, HIT, MISS, NAMES, change_params, write_found, write_small_set
 
-from lesionpipe.core.errors import UserError
+from lesionpipe.core.errors import UserError, run
 from lesionpipe.core.formats import write_csv
 from lesionpipe.data.detections import read_detections, read_heatmaps
+from lesionpipe.data.size_groups import by_size
 from lesionpipe.data.stored.schema import read_lesions
 from lesionpipe.evaluate.published import (
     PLOTTED_METHODS,
@@ -28,10 +29,9 @@ from lesionpipe.evaluate.published import (
     read_published,
     with_published,
 )
-from lesionpipe.evaluate.split import ScoringSettings, evaluate_split
-from lesionpipe.evaluate.strata import interval_strata, size_strata, type_strata
-from lesionpipe.evaluate.tables import curve_rates
+from lesionpipe.evaluate.split import curve_rates, evaluate_split, lesion_groups
 from lesionpipe.evaluate.truth import truth_of_split
+from lesionpipe.params import load_params
 
 
 @pytest.fixture
@@ -48,9 +48,8 @@ def evaluate(root):
 
 def evaluated(split="test"):
     """The numbers of one split alone."""
-    settings = ScoringSettings(0.5, (0.5, 1.0, 2.0, 4.0, 8.0, 16.0), (10.0, 30.0), bootstrap=20, seed=0)
     index = pd.read_csv("data/slices/01.csv")
-    return evaluate_split(split, index, read_lesions(), read_detections(), settings)
+    return evaluate_split(split, index, read_lesions(), read_detections(), load_params().evaluate)
 
 
 def test_numbers_that_can_be_counted(folder):
@@ -90,10 +89,11 @@ def test_groups_of_lesions_and_those_of_none():
     lesions = pd.DataFrame(
         {"long_diameter_mm": [9.99, 10, 30, 30.01, np.nan], "type": "lung", "slice_interval_mm": 2.5}
     )
-    groups = {name: mask.nonzero()[0].tolist() for name, mask in size_strata(lesions, (10, 30)).items()}
-    assert groups == {"< 10 mm": [0], "10-30 mm": [1, 2], "> 30 mm": [3], "unknown": [4]}
-    assert [int(mask.sum()) for mask in type_strata(lesions).values()] == [0, 0, 0, 0, 5, 0, 0, 0]
-    assert [int(mask.sum()) for mask in interval_strata(lesions).values()] == [0, 5]
+    groups = lesion_groups(lesions, (10, 30))
+    sizes = {name: mask.nonzero()[0].tolist() for name, mask in groups["size"].items()}
+    assert sizes == {"< 10 mm": [0], "10-30 mm": [1, 2], "> 30 mm": [3], "unknown": [4]}
+    assert [int(mask.sum()) for mask in groups["type"].values()] == [0, 0, 0, 0, 5, 0, 0, 0]
+    assert [int(mask.sum()) for mask in groups["interval"].values()] == [0, 5]
 
 
 def test_the_plotted_curve(folder):
@@ -159,8 +159,7 @@ def test_published_numbers_are_of_the_whole_test_split_of_deeplesion(source, spl
 
 def test_published_numbers_stand_beside_groups_of_the_same_name_only():
     def groups_of(edges):
-        lesions = pd.DataFrame({"long_diameter_mm": [20.0, np.nan]})
-        table = published_table(0.5, list(size_strata(lesions, edges)), same_data=True)
+        table = published_table(0.5, list(by_size(np.array([20.0]), edges)), same_data=True)
         return sorted(set(table["group"]) - {"all"})
 
     assert groups_of((10, 30)) == ["10-30 mm", "< 10 mm", "> 30 mm"]
@@ -250,6 +249,17 @@ def test_a_report_folder_that_is_a_link_is_no_obstacle(folder, root):
     assert Path("report/index.html").is_file()
 
 
+def test_on_a_full_disk_the_report_is_named(small_disk, monkeypatch, root):
+    """So much is free that the tables fit, and the report doesn't."""
+    write_small_set(small_disk)
+    monkeypatch.chdir(small_disk)
+    space = os.statvfs(small_disk)
+    Path("filler").write_bytes(bytes(space.f_bavail * space.f_frsize - 64_000))
+    with pytest.raises(SystemExit, match=r"no space left on the disk while writing report: free some"):
+        run(lambda: evaluate(root))
+    assert Path("metrics/froc.csv").is_file() and not list(Path().glob("*report*"))
+
+
 def test_figures_need_no_backend(folder, root):
     done = subprocess.run(
         [sys.executable, "-m", "stages.evaluate"],
@@ -296,14 +306,14 @@ def test_a_split_without_lesions_or_slices_has_no_numbers(folder):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("0.9", "nan", r"detections.csv: line 3: score = 'nan' is not a finite number"),
-        ("0.9", "inf", r"line 3: score = 'inf' is not a finite number"),
-        ("0.9", "high", r"line 3: score = 'high' is not a finite number"),
-        ("0.9", "", r"line 3: score = '' is not a finite number"),
-        (",0,40,9,49", ",0,40,-1,49", r"line 3: x2_original_px = -1.0 is less than x1_original_px = 0.0"),
-        (",0,40,9,49", ",0,40,9,39", r"line 3: y2_original_px = 39.0 is less than y1_original_px = 40.0"),
-        (",0,40,9,49", ",0,40,1e300,49", r"line 3: x2_original_px = 1e\+300 is no place in a slice"),
-        (",0,40,9,49,0.9", ",0,40,9", r"line 3: y2_original_px = '' is not a finite number"),
+        ("0.9", "nan", r"detections.csv: line 3: score = 'nan', expected a finite number"),
+        ("0.9", "inf", r"line 3: score = 'inf', expected a finite number"),
+        ("0.9", "high", r"line 3: score = 'high', expected a finite number"),
+        ("0.9", "", r"line 3: score = nan, expected a number"),
+        (",0,40,9,49", ",0,40,-1,49", r"line 3: x2_original_px = -1.0, expected x1_original_px or more"),
+        (",0,40,9,49", ",0,40,9,39", r"line 3: y2_original_px = 39.0, expected y1_original_px or more"),
+        (",0,40,9,49", ",0,40,1e300,49", r"line 3: x2_original_px = 1e\+300, expected a place in a slice"),
+        (",0,40,9,49,0.9", ",0,40,9", r"line 3: has 6 of 7 fields; cut short\?"),
         ("score", "probability", r"column score is missing"),
         (NAMES[4], "000099_01_01_010.png", r"line 3: file_name '000099_01_01_010.png' is no slice of split test"),
     ],
@@ -317,6 +327,17 @@ def test_wrong_detections_are_named(folder, old, new, message):
         evaluated()
 
 
+@pytest.mark.parametrize("lost", [1, 3])
+def test_detections_that_are_cut_short_are_refused(folder, lost):
+    """Half a number is a number: without the end of its line none can be trusted."""
+    path = folder / "data/detections.csv"
+    write_found(path, [("test", 4, HIT, 0.125)])
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.raises(UserError) as caught:
+        read_detections(path)
+    assert str(caught.value) == f"{path}: line 2: has no end; cut short?; run `dvc repro -f detect`"
+
+
 def test_other_wrong_inputs_are_named(folder, root):
     path = folder / "data/detections.csv"
     write_found(path, [*FOUND, ("train", 0, MISS, 0.5)])
@@ -324,7 +345,7 @@ def test_other_wrong_inputs_are_named(folder, root):
         evaluate(root)
     for content in ("", "\0\1\2", "a,b\n1,2,3,4\n", "a,b\n1,2\n1,2,3\n"):
         path.write_text(content)
-        with pytest.raises(UserError, match=r"not a CSV table|column .* is missing|more fields than the header"):
+        with pytest.raises(UserError, match=r"is empty|line 2: has no end|column .* is missing|line 3: has 3 of 2 fields"):
             read_detections(path)
     path.unlink()
     with pytest.raises(UserError, match="no such file"):
@@ -332,7 +353,5 @@ def test_other_wrong_inputs_are_named(folder, root):
     index, lesions = pd.read_csv("data/slices/01.csv"), read_lesions()
     with pytest.raises(UserError, match=r"file_name 000005_01_01_010\.png occurs twice"):
         truth_of_split(pd.concat([index, index.iloc[[4]]]), lesions, "test")
-    with pytest.raises(UserError, match="lesion 4 occurs twice"):
-        truth_of_split(index, pd.concat([lesions, lesions.iloc[[3]]]), "test")
     with pytest.raises(UserError, match="not in data/slices"):
         truth_of_split(index.iloc[:5], lesions, "test")

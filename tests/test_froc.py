@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesionpipe.evaluate.coco_input import read_results, read_truth
+from lesionpipe.data.coco import read_coco_results
+from lesionpipe.evaluate.coco import read_truth
 from lesionpipe.evaluate.froc import overlapping_pairs, pooled_events, sensitivity, strict_events, thresholds
 from lesionpipe.evaluate.truth import Detections, Truth
 
@@ -111,7 +112,7 @@ def test_a_rate_that_rounds_below_a_whole_count_still_allows_it():
 def test_the_reference_case_is_met(shared_data):
     folder = shared_data / "froc_case"
     truth, ids = read_truth(folder / "ground_truth.json")
-    found = read_results(folder / "detections.json", ids)
+    found = Detections(*read_coco_results(folder / "detections.json", ids))
     expected = json.loads((folder / "expected.json").read_text())
     rates = [float(rate) for rate in expected["sensitivity"]]
     assert at(truth, found, rates) == pytest.approx(list(expected["sensitivity"].values()), abs=1e-9)

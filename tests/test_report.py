@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,11 @@ import pytest
 from lesionpipe.evaluate.froc import Matches
 from lesionpipe.evaluate.published import published_table
 from lesionpipe.evaluate.report import page as report_page
+from lesionpipe.evaluate.report.gallery import choose_slices, grey_levels, slice_pictures, verdicts
 from lesionpipe.evaluate.report.page import write_report
-from lesionpipe.evaluate.report.pictures import Pictures, choose_slices, grey_levels, slice_pictures, verdicts
-from lesionpipe.evaluate.split import ScoringSettings, evaluate_split
+from lesionpipe.evaluate.split import evaluate_split
 from lesionpipe.evaluate.truth import Detections, Truth
+from lesionpipe.params import load_params
 
 HOSTILE = '</script><script>window.broken=1</script><img src=x onerror="window.broken=1">.png'
 SCRIPT = Path(report_page.__file__).with_name("report.js")
@@ -46,13 +48,12 @@ def test_without_a_threshold_nothing_is_kept():
 
 
 def test_misses_and_false_positives_are_chosen_before_empty_slices():
-    truth, detections, matches = small_truth()
-    judged = verdicts(truth, detections, matches, 0.5)
+    judged = verdicts(*small_truth(), threshold=0.5)
     strata = pd.Series(["liver", "lung"])
-    assert sorted(v.image for v in choose_slices(judged, detections.scores, strata, 2)) == [0, 1]
-    assert sorted(v.image for v in choose_slices(judged, detections.scores, strata, 9)) == [0, 1, 2]
-    assert choose_slices(judged, detections.scores, strata, 0) == []
-    assert [v.image for v in choose_slices(judged, detections.scores, strata, 1)] == [0]
+    assert sorted(v.image for v in choose_slices(judged, strata, 2)) == [0, 1]
+    assert sorted(v.image for v in choose_slices(judged, strata, 9)) == [0, 1, 2]
+    assert choose_slices(judged, strata, 0) == []
+    assert [v.image for v in choose_slices(judged, strata, 1)] == [0]
 
 
 def test_window_by_hand():
@@ -61,12 +62,13 @@ def test_window_by_hand():
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def page(tmp_path_factory, root):
     """A report on twelve noise slices, one with a hostile file name, with hits, misses and false positives."""
-    settings = ScoringSettings(0.5, (0.5, 1.0, 2.0, 4.0, 8.0, 16.0), (10.0, 30.0), bootstrap=20, seed=0)
+    settings = load_params(root / "params.yaml").evaluate.model_copy(update={"bootstrap": 20, "report_slices": 12})
     rng = np.random.default_rng(0)
     names = [f"{i:06d}_01_01_001.png" for i in range(1, 12)] + [HOSTILE]
     index = pd.DataFrame({"file_name": names, "split": "test", "patient": range(1, 13)})
+    index[["scale_x", "scale_y"]] = 1.0
     corners = ["x1_original_px", "y1_original_px", "x2_original_px", "y2_original_px"]
     lesions = pd.DataFrame(
         {
@@ -84,15 +86,11 @@ def page(tmp_path_factory):
     false = lesions.iloc[4:10][["split", "file_name", *corners]].assign(score=np.linspace(0.85, 0.3, 6))
     false[corners] = [[40, 40, 60, 55]] * 6
     result = evaluate_split("test", index, lesions, pd.concat([found, false], ignore_index=True), settings)
-    pictures = Pictures(
-        lambda i: rng.integers(-200, 300, (64, 64)).astype(np.int16),
-        lesions[corners].to_numpy(float),
-        result.detections.boxes,
-        {names[0]: np.full((16, 16), 200, np.uint8)},
-    )
+    store = SimpleNamespace(index=index, slices=lambda i: rng.integers(-200, 300, (3, 64, 64)).astype(np.int16))
+    heatmaps = {names[0]: np.full((16, 16), 200, np.uint8)}
     folder = tmp_path_factory.mktemp("report") / "report"
     published = published_table(0.5, list(result.size_groups), same_data=False)
-    write_report(folder, f"phantom {HOSTILE}", [result], pictures, published, operating_fp=4.0, slices=12)
+    write_report(folder, f"phantom {HOSTILE}", [result], store, heatmaps, published, settings)
     return folder / "index.html"
 
 

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_froc import BOX, FAR, cases, found_of, truth_of
 
-from lesionpipe.evaluate.bootstrap import PatientDraws, percentile_interval, two_sided_p
-from lesionpipe.evaluate.comparison import paired_bootstrap
-from lesionpipe.evaluate.seeds import (
+from lesionpipe.evaluate.bootstrap import PatientDraws, percentile_interval, resample_sensitivity, two_sided_p
+from lesionpipe.evaluate.comparison import (
     SeededRuns,
     compare_rows,
     deviation_of_drawn_seeds,
@@ -16,6 +15,7 @@ from lesionpipe.evaluate.seeds import (
     score_runs,
     summarise_row,
 )
+from lesionpipe.evaluate.froc import overlapping_pairs, pooled_events
 
 TWO_PATIENTS = truth_of([[BOX], [BOX]])
 BOTH, FIRST, NEITHER = (found_of([(i, BOX, 0.9) for i in images] + [(0, FAR, 0.1)]) for images in ([0, 1], [0], []))
@@ -94,15 +94,17 @@ def test_identical_rows_have_no_difference(found, seeds):
     assert (np.stack([step.difference, step.low, step.high])[:, defined] == 0).all() and (step.p[defined] == 1).all()
 
 
-def test_with_one_seed_it_is_the_patients_interval_and_comparison():
+def test_with_one_seed_it_is_the_paired_bootstrap_over_patients():
     truth = truth_of([[BOX]] * 40)
     a, b = (found_of([(i, BOX, 0.9) for i in range(40) if i % n]) for n in (2, 3))
     draws = PatientDraws(40, 200, 0)
     one, other = (scored({0: found}, draws, truth) for found in (a, b))
-    expected = paired_bootstrap(truth, a, b, (1.0,), 0.5, samples=200, seed=0)
+    events = [pooled_events(truth, found, overlapping_pairs(truth, found)) for found in (a, b)]
+    first, second = (resample_sensitivity(e, np.array([1.0]), draws) for e in events)
     step = compare_rows(one, other, seed=0)
-    for name in ("difference", "low", "high", "p"):
-        assert getattr(step, name) == pytest.approx(getattr(expected, name)), name
+    assert step.difference == pytest.approx([26 / 40 - 20 / 40])  # B misses every third, A every second
+    assert np.array([step.low, step.high]) == pytest.approx(np.array(percentile_interval(second - first)))
+    assert step.p == pytest.approx(two_sided_p(second - first))
     summary = summarise_row(one, seed=0)
     assert (summary.low, summary.high) == percentile_interval(one.resampled[:, 0]) and np.isnan(summary.spread)
 

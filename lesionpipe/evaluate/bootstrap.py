@@ -1,6 +1,6 @@
 """Intervals of the numbers: a bootstrap that draws patients, because one patient's lesions resemble each other."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,9 @@ INTERVAL_LEVEL = 0.95
 
 @dataclass(frozen=True)
 class PatientDraws:
-    """Draws of patients with replacement, made anew in each pass: a thousand draws take no more memory than one.
+    """How often each patient is drawn with replacement: (patients,) int64 per draw; no draw without patients.
 
-    Iterating gives `samples` arrays (patients,) int64: how often each patient is drawn; none without patients.
+    Each pass makes them anew: a thousand draws take no more memory than one.
     """
 
     patients: int
@@ -27,27 +27,20 @@ class PatientDraws:
             yield np.bincount(rng.integers(self.patients, size=self.patients), minlength=self.patients)
 
 
-def resample(
-    statistic: Callable[[np.ndarray], np.ndarray | float], draws: Iterable[np.ndarray], values: int
-) -> np.ndarray:
-    """`statistic` of the weights of each draw: (samples, values)."""
-    return np.array([statistic(weights) for weights in draws], dtype=np.float64).reshape(-1, values)
-
-
 def resample_sensitivity(events: Events, rates: np.ndarray, draws: Iterable[np.ndarray]) -> np.ndarray:
     """Sensitivity at `rates` in each draw: (samples, rates); NaN in a draw that holds no lesion."""
-    return resample(lambda weights: sensitivity(events, rates, weights), draws, len(rates))
+    return np.array([sensitivity(events, rates, weights) for weights in draws]).reshape(-1, len(rates))
 
 
-def percentile_interval(samples: np.ndarray, level: float = INTERVAL_LEVEL) -> tuple[np.ndarray, np.ndarray]:
+def percentile_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval over the first axis: low and high, each of the remaining shape.
 
     Draws where the number is undefined (NaN) are left out; NaN where none is left.
     """
-    tails = [(1 - level) / 2, (1 + level) / 2]
     low, high = np.full((2, *samples.shape[1:]), np.nan)
     defined = ~np.isnan(samples).all(axis=0)
     if defined.any():
+        tails = [(1 - INTERVAL_LEVEL) / 2, (1 + INTERVAL_LEVEL) / 2]
         low[defined], high[defined] = np.nanquantile(samples[:, defined], tails, axis=0)
     return low, high
 

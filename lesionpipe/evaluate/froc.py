@@ -11,10 +11,10 @@ is linear between points, so that the order of the input means nothing.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from lesionpipe.core import boxes
 from lesionpipe.evaluate.truth import Detections, Truth
@@ -32,36 +32,30 @@ class Matches(NamedTuple):
 
 @dataclass(frozen=True)
 class Events:
-    """What a curve is made of; scores fall. `*_patients` own the events, `*_of` (patients,) count per patient."""
+    """What a curve is made of; scores fall. `*_patients` own the events, `*_of` (patients,) count per patient.
 
-    hit_scores: np.ndarray  # (hits,) lesions that are found, at their highest detection
-    hit_patients: np.ndarray
+    Each false positive lies on the step of the curve that all events of its score make: between the hits and false
+    positives `*_above` and those `*_with` this score or a higher one.
+    """
+
+    hit_patients: np.ndarray  # (hits,) of the lesions that are found, by their highest detection
     false_scores: np.ndarray  # (false positives,)
     false_patients: np.ndarray
+    hits_above: np.ndarray  # (false positives,), as the next three: how many events
+    hits_with: np.ndarray
+    false_above: np.ndarray
+    false_with: np.ndarray
     scores: np.ndarray  # (detections,) all
     lesions_of: np.ndarray
     images_of: np.ndarray
 
-    @cached_property
-    def hits_above(self) -> np.ndarray:
-        """(false positives,) hits with a higher score than this false positive."""
-        return len(self.hit_scores) - np.searchsorted(self.hit_scores[::-1], self.false_scores, "right")
-
-    @cached_property
-    def hits_with(self) -> np.ndarray:
-        """(false positives,) hits with at least the score of this false positive."""
-        return len(self.hit_scores) - np.searchsorted(self.hit_scores[::-1], self.false_scores, "left")
-
 
 def overlapping_pairs(truth: Truth, detections: Detections, iou: float = 0.5) -> Matches:
     """All pairs with IoU >= `iou`."""
-    order = np.argsort(truth.lesion_images, kind="stable")
-    count = np.bincount(truth.lesion_images, minlength=len(truth.images))
-    first = np.cumsum(count) - count
-    pairs = count[detections.images]  # lesions that each detection is compared with
-    detection = np.repeat(np.arange(len(pairs)), pairs)
-    within = np.arange(len(detection)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-    lesion = order[first[detections.images[detection]] + within]
+    found = pd.DataFrame({"image": detections.images, "detection": np.arange(len(detections.images))})
+    lesions = pd.DataFrame({"image": truth.lesion_images, "lesion": np.arange(len(truth.lesion_images))})
+    pairs = found.merge(lesions, on="image")
+    detection, lesion = pairs["detection"].to_numpy(), pairs["lesion"].to_numpy()
     enough = boxes.iou(detections.boxes[detection], truth.lesion_boxes[lesion], ADDED_PIXEL) >= iou
     return Matches(detection[enough], lesion[enough])
 
@@ -70,9 +64,7 @@ def pooled_events(truth: Truth, detections: Detections, matches: Matches, lesion
     """Events of the published rule; with `lesions` (lesions,) bool only these count, against all detections."""
     wanted = np.ones(len(truth.lesion_images), dtype=bool) if lesions is None else lesions
     matches = Matches(*(side[wanted[matches.lesion]] for side in matches))
-    overlapping = np.zeros(len(detections.scores), dtype=bool)
-    overlapping[matches.detection] = True
-    return _events(truth, detections, matches, wanted, ~overlapping)
+    return _events(truth, detections, matches, wanted, useful=matches.detection)
 
 
 def strict_events(truth: Truth, detections: Detections, matches: Matches) -> Events:
@@ -85,9 +77,8 @@ def strict_events(truth: Truth, detections: Detections, matches: Matches) -> Eve
     rank[np.lexsort((matches.detection, y2, x2, y1, x1, -detections.scores[matches.detection]))] = np.arange(len(rank))
     first = np.full(len(truth.lesion_images), len(rank), dtype=np.int64)
     np.minimum.at(first, matches.lesion, rank)
-    useful = np.zeros(len(detections.scores), dtype=bool)
-    useful[matches.detection[rank == first[matches.lesion]]] = True
-    return _events(truth, detections, matches, np.ones(len(first), dtype=bool), ~useful)
+    useful = matches.detection[rank == first[matches.lesion]]
+    return _events(truth, detections, matches, np.ones(len(first), dtype=bool), useful)
 
 
 def sensitivity(events: Events, rates: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -105,13 +96,17 @@ def sensitivity(events: Events, rates: np.ndarray, weights: np.ndarray | None = 
     lesions, images = weights @ events.lesions_of, weights @ events.images_of
     if lesions == 0 or images == 0:
         return np.full(len(rates), np.nan)
-    hits = np.concatenate([[0], np.cumsum(weights[events.hit_patients])])
-    false = np.cumsum(weights[events.false_patients])
+    hits, false = (
+        np.concatenate([[0], np.cumsum(weights[owners])]) for owners in (events.hit_patients, events.false_patients)
+    )
     target = np.asarray(rates) * images
-    excess = np.searchsorted(false, target * (1 + ROUNDING), "right")  # the first false positive too many
+    excess = np.searchsorted(false, target * (1 + ROUNDING), "right") - 1  # the first false positive too many
+    inside = excess < len(events.false_scores)
+    step = excess[inside]
+    above, before = hits[events.hits_above[step]], false[events.false_above[step]]
+    share = np.clip((target[inside] - before) / (false[events.false_with[step]] - before), 0, 1)
     found = np.full(len(target), hits[-1], dtype=np.float64)
-    inside = excess < len(false)
-    found[inside] = _hits_at(events, hits, false, target[inside], excess[inside])
+    found[inside] = above + share * (hits[events.hits_with[step]] - above)
     return found / lesions
 
 
@@ -126,29 +121,19 @@ def thresholds(events: Events, rates: np.ndarray) -> np.ndarray:
     return np.concatenate([[np.nan], events.scores])[kept]
 
 
-def _hits_at(events: Events, hits, false, target, excess) -> np.ndarray:
-    """Weighted hits where the false positives `excess` are the first to bring the weighted count above `target`."""
-    above, together = hits[events.hits_above[excess]], hits[events.hits_with[excess]]
-    tied = together > above
-    found = above.astype(np.float64)
-    if tied.any():  # hits and false positives of one score: linear over the step that all of them make together
-        score = -events.false_scores[excess[tied]]
-        before = np.concatenate([[0], false])[np.searchsorted(-events.false_scores, score, "left")]
-        after = false[np.searchsorted(-events.false_scores, score, "right") - 1]
-        share = np.clip((target[tied] - before) / (after - before), 0, 1)
-        found[tied] += share * (together - above)[tied]
-    return found
-
-
-def _events(truth: Truth, detections: Detections, matches: Matches, wanted: np.ndarray, false: np.ndarray) -> Events:
+def _events(truth: Truth, detections: Detections, matches: Matches, wanted: np.ndarray, useful: np.ndarray) -> Events:
+    """Events of the lesions `wanted` (lesions,) bool where all detections but the `useful` ones are false positives."""
+    false = np.ones(len(detections.scores), dtype=bool)
+    false[useful] = False
     best = np.full(len(wanted), -np.inf)  # the score at which each lesion is hit
     np.maximum.at(best, matches.lesion, detections.scores[matches.detection])
     hit = np.flatnonzero(np.isfinite(best))
     owner = truth.patients[truth.lesion_images]
-    hits = _falling(best[hit], owner[hit])
-    false_positives = _falling(detections.scores[false], truth.patients[detections.images[false]])
+    hit_scores, hit_patients = _falling(best[hit], owner[hit])
+    false_scores, false_patients = _falling(detections.scores[false], truth.patients[detections.images[false]])
+    steps = [np.searchsorted(-s, -false_scores, side) for s in (hit_scores, false_scores) for side in ("left", "right")]
     counts = (np.bincount(patients, minlength=truth.patient_count) for patients in (owner[wanted], truth.patients))
-    return Events(*hits, *false_positives, -np.sort(-detections.scores), *counts)
+    return Events(hit_patients, false_scores, false_patients, *steps, -np.sort(-detections.scores), *counts)
 
 
 def _falling(scores: np.ndarray, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

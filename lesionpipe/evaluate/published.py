@@ -23,12 +23,7 @@ def read_published() -> pd.DataFrame:
 
 
 def is_published_set(source: str, split: str, slices: int) -> bool:
-    """Whether a run was evaluated on what the published numbers were: DeepLesion's test split, whole.
-
-    Args:
-        source: `dataset.source`; the phantom isn't DeepLesion.
-        slices: how many were evaluated.
-    """
+    """Whether so many slices of a split, from `dataset.source`, are what the published numbers were evaluated on."""
     whole = abs(slices - PUBLISHED_SLICES) <= SLICES_TOLERANCE * PUBLISHED_SLICES
     return source != "phantom" and split == "test" and whole
 
@@ -49,6 +44,5 @@ def with_published(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
 
     Two columns more: method ("this run", or who published) and data (empty, or `published_table`'s).
     """
-    columns = [*table.columns, "method", "data"]
     own = table.assign(method=THIS_RUN, data="")
-    return pd.concat([own, published.assign(split="test").reindex(columns=columns)], ignore_index=True)[columns]
+    return pd.concat([own, published.assign(split="test").reindex(columns=own.columns)], ignore_index=True)

@@ -4,15 +4,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
-from lesionpipe.evaluate.bootstrap import percentile_interval, resample, resample_sensitivity
-from lesionpipe.evaluate.froc import Events, overlapping_pairs, pooled_events, sensitivity, strict_events, thresholds
-from lesionpipe.evaluate.precision import rank_detections
+from lesionpipe.data.average_precision import Ranking, first_hits, ranking
+from lesionpipe.evaluate import froc
+from lesionpipe.evaluate.bootstrap import percentile_interval, resample_sensitivity
 from lesionpipe.evaluate.truth import Detections, Truth
 
 MEAN_RATES = np.array([0.5, 1, 2, 4])  # false positives per image of the mean sensitivity
 MEAN_NAME = "mean_0.5_to_4"
-SET_SIZES = ("images", "lesions", "patients", "detections")  # counts in `Scores`
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,7 @@ class Estimate:
 class Scores:
     """Numbers of one set; the sequences go with `rates`, false positives per image."""
 
-    images: int
-    lesions: int
-    patients: int
-    detections: int
+    sizes: dict[str, int]  # how many images, lesions, patients, detections
     iou: float
     rates: tuple[float, ...]
     sensitivity: tuple[Estimate, ...]
@@ -39,34 +36,47 @@ class Scores:
     thresholds: tuple[float, ...]
     mean: Estimate
     average_precision: Estimate
-    events: Events  # of the published rule, for curves
-    strict_events: Events
+    matches: froc.Matches
+    events: froc.Events  # of the published rule, for curves
+    strict_events: froc.Events
 
 
 def score_detections(
     truth: Truth, detections: Detections, rates: Sequence[float], iou: float, draws: Iterable[np.ndarray]
 ) -> Scores:
     """All numbers of one set by the published rule (`froc`); the draws of patients (`bootstrap`) give the intervals."""
-    at = np.array(rates, dtype=np.float64)
-    pairs = overlapping_pairs(truth, detections, iou)
-    events, strict = pooled_events(truth, detections, pairs), strict_events(truth, detections, pairs)
-    ranking = rank_detections(truth, detections, iou)
-    resampled = resample_sensitivity(events, np.concatenate([at, MEAN_RATES]), draws)
+    pairs = froc.overlapping_pairs(truth, detections, iou)
+    events = froc.pooled_events(truth, detections, pairs)
+    strict_events = froc.strict_events(truth, detections, pairs)
+    precision = rank_detections(truth, detections, iou)
+    resampled = resample_sensitivity(events, np.concatenate([rates, MEAN_RATES]), draws)
+    resampled_precision = np.array([precision.area(weights) for weights in draws]).reshape(-1, 1)
     return Scores(
-        images=len(truth.images),
-        lesions=len(truth.lesion_images),
-        patients=truth.patient_count,
-        detections=len(detections.scores),
+        sizes=truth.sizes | {"detections": len(detections.scores)},
         iou=iou,
-        rates=tuple(float(rate) for rate in rates),
-        sensitivity=_estimates(sensitivity(events, at), resampled[:, : len(at)]),
-        strict=tuple(sensitivity(strict, at).tolist()),
-        thresholds=tuple(thresholds(events, at).tolist()),
-        mean=_estimates(_mean(sensitivity(events, MEAN_RATES)), _mean(resampled[:, len(at) :]))[0],
-        average_precision=_estimates(np.array([ranking.area()]), resample(ranking.area, draws, 1))[0],
+        rates=tuple(rates),
+        sensitivity=_estimates(froc.sensitivity(events, rates), resampled[:, : len(rates)]),
+        strict=tuple(froc.sensitivity(strict_events, rates).tolist()),
+        thresholds=tuple(froc.thresholds(events, rates).tolist()),
+        mean=_estimates(_mean(froc.sensitivity(events, MEAN_RATES)), _mean(resampled[:, len(rates) :]))[0],
+        average_precision=_estimates([precision.area()], resampled_precision)[0],
+        matches=pairs,
         events=events,
-        strict_events=strict,
+        strict_events=strict_events,
     )
+
+
+def rank_detections(truth: Truth, detections: Detections, iou: float = 0.5) -> Ranking:
+    """Which detections take a lesion, for average precision; patients are the owners."""
+    found_on, lesions_on = (
+        pd.Series(images).groupby(images).indices for images in (detections.images, truth.lesion_images)
+    )
+    hits = np.zeros(len(detections.scores), dtype=bool)
+    for image in found_on.keys() & lesions_on.keys():
+        here, lesions = found_on[image], truth.lesion_boxes[lesions_on[image]]
+        hits[here] = first_hits(detections.boxes[here], detections.scores[here], lesions, iou)
+    lesions_of = np.bincount(truth.patients[truth.lesion_images], minlength=truth.patient_count)
+    return ranking(detections.scores, hits, truth.patients[detections.images], lesions_of)
 
 
 def flat_metrics(scores: Scores) -> dict[str, float | int | None]:
@@ -74,8 +84,7 @@ def flat_metrics(scores: Scores) -> dict[str, float | int | None]:
     named = [f"{rate:g}" for rate in scores.rates]
     estimates = {f"sensitivity_at_{name}": e for name, e in zip(named, scores.sensitivity, strict=True)}
     estimates |= {MEAN_NAME: scores.mean, "average_precision": scores.average_precision}
-    result = {name: getattr(scores, name) for name in (*SET_SIZES, "iou")}
-    result |= {name: estimate.value for name, estimate in estimates.items()}
+    result = scores.sizes | {"iou": scores.iou} | {name: estimate.value for name, estimate in estimates.items()}
     result |= {f"threshold_at_{name}": value for name, value in zip(named, scores.thresholds, strict=True)}
     result |= {f"strict_sensitivity_at_{name}": value for name, value in zip(named, scores.strict, strict=True)}
     for name, estimate in estimates.items():
@@ -94,7 +103,7 @@ def null_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _estimates(values: np.ndarray, resampled: np.ndarray) -> tuple[Estimate, ...]:
+def _estimates(values: Iterable[float], resampled: np.ndarray) -> tuple[Estimate, ...]:
     """Values (n,) with the intervals of their resampled values (samples, n)."""
     low, high = percentile_interval(resampled)
     return tuple(Estimate(*map(float, row)) for row in zip(values, low, high, strict=True))

@@ -1,28 +1,27 @@
-"""One split, from the pipeline's tables to the numbers and plotted tables that `stages/evaluate.py` writes."""
+"""One split, from the pipeline's tables to the numbers and plotted tables that `stages/evaluate.py` writes.
 
-from collections.abc import Sequence
+Groups of lesions are scored apart, the published way: the lesions of the group against **all** detections on **all**
+evaluated images. A detection of a lesion of another group is therefore a false positive, and the curves of the groups
+don't average to the whole one.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from lesionpipe.evaluate.bootstrap import PatientDraws
-from lesionpipe.evaluate.froc import Matches, overlapping_pairs
+from lesionpipe.data.detections import DETECTIONS
+from lesionpipe.data.size_groups import by_size
+from lesionpipe.data.stored.schema import TYPES
+from lesionpipe.evaluate.bootstrap import PatientDraws, percentile_interval, resample_sensitivity
+from lesionpipe.evaluate.froc import Events, pooled_events, sensitivity, thresholds
 from lesionpipe.evaluate.scores import Scores, flat_metrics, score_detections
-from lesionpipe.evaluate.strata import interval_strata, size_strata, type_strata
-from lesionpipe.evaluate.tables import froc_table, group_table
 from lesionpipe.evaluate.truth import Detections, Truth, detections_of_split, truth_of_split
+from lesionpipe.params.sections import Evaluate
 
-
-@dataclass(frozen=True)
-class ScoringSettings:
-    """How detections are scored."""
-
-    iou: float  # overlap of a hit
-    fp_rates: tuple[float, ...]  # false positives per image, rising
-    size_edges_mm: tuple[float, ...]
-    bootstrap: int  # draws of patients; 0: no intervals
-    seed: int
+INTERVAL_EDGE_MM = 2.5  # between thin and thick slices
+UNKNOWN = "unknown"  # the group of the lesions of which the property is not known
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,9 @@ class SplitResult:
     truth: Truth
     lesions: pd.DataFrame
     detections: Detections
-    matches: Matches
     scores: Scores
-    curve: pd.DataFrame
-    groups: dict[str, pd.DataFrame]  # size, type, interval: sensitivity of each group
+    curve: pd.DataFrame  # split, fps_per_image, sensitivity, low, high, strict_sensitivity, threshold
+    groups: dict[str, pd.DataFrame]  # by size, type, interval: split, group, lesions, fps_per_image, …, high
     size_groups: dict[str, np.ndarray]  # name -> (lesions,) bool
 
     @property
@@ -50,38 +48,67 @@ class SplitResult:
 
 
 def evaluate_split(
-    split: str,
-    index: pd.DataFrame,
-    lesions: pd.DataFrame,
-    found: pd.DataFrame,
-    settings: ScoringSettings,
-    source: str = "data/detections.csv",
+    split: str, index: pd.DataFrame, lesions: pd.DataFrame, found: pd.DataFrame, settings: Evaluate
 ) -> SplitResult:
     """Score the detections of one split.
 
     Args:
         index: one row per evaluated slice (`SliceStore.index`).
         lesions: rows of data/lesions.csv that count.
-        found: rows of data/detections.csv on the evaluated slices; `source` names the file in messages.
+        found: rows of data/detections.csv on the evaluated slices.
 
     Raises:
         UserError: slices, lesions and detections don't go together.
     """
     truth, rows = truth_of_split(index, lesions, split)
-    detections = detections_of_split(found, truth, split, source)
+    detections = detections_of_split(found, truth, split, DETECTIONS)
     draws = PatientDraws(truth.patient_count, settings.bootstrap, settings.seed)
-    pairs = overlapping_pairs(truth, detections, settings.iou)
     scores = score_detections(truth, detections, settings.fp_rates, settings.iou, draws)
-    sizes = size_strata(rows, settings.size_edges_mm)
-    kinds = {"size": sizes, "type": type_strata(rows), "interval": interval_strata(rows)}
-    groups = {
-        kind: group_table(split, truth, detections, pairs, masks, settings.fp_rates, draws)
-        for kind, masks in kinds.items()
-    }
-    curve = froc_table(split, scores, draws)
-    return SplitResult(split, truth, rows, detections, pairs, scores, curve, groups, sizes)
+    masks, tables = lesion_groups(rows, settings.size_edges_mm), {}
+    for kind, groups in masks.items():
+        tables[kind] = []
+        for name, group in groups.items():
+            events = pooled_events(truth, detections, scores.matches, group)
+            labels = {"split": split, "group": name, "lesions": int(group.sum())}
+            tables[kind].append(_curve(labels, events, settings.fp_rates, draws))
+    tables = {kind: pd.concat(of_groups, ignore_index=True) for kind, of_groups in tables.items()}
+    return SplitResult(split, truth, rows, detections, scores, _plotted(split, scores, draws), tables, masks["size"])
 
 
 def main_split(results: Sequence[SplitResult]) -> SplitResult:
     """The split whose groups and slices the report shows: test, or else the last."""
     return next((result for result in results if result.split == "test"), results[-1])
+
+
+def lesion_groups(lesions: pd.DataFrame, size_edges_mm: Sequence[float]) -> dict[str, dict[str, np.ndarray]]:
+    """Masks (lesions,) bool of the groups by size (paper, Fig. 2), by coarse type and by slice interval."""
+    kinds = {
+        "size": by_size(lesions["long_diameter_mm"], size_edges_mm),
+        "type": {name: (lesions["type"] == name).to_numpy() for name in TYPES},
+        "interval": by_size(lesions["slice_interval_mm"], [INTERVAL_EDGE_MM]),
+    }
+    for groups in kinds.values():
+        if (rest := ~np.logical_or.reduce(list(groups.values()))).any():
+            groups[UNKNOWN] = rest
+    return kinds
+
+
+def curve_rates(end: float) -> np.ndarray:
+    """Rates of the plotted curve, 8 per octave: 0.125 … 16 false positives per image, to 32 as far as its `end`."""
+    rates = 2.0 ** (np.arange(-3 * 8, 5 * 8 + 1) / 8)
+    return rates[rates <= max(end, 16)]
+
+
+def _plotted(split: str, scores: Scores, draws: Iterable[np.ndarray]) -> pd.DataFrame:
+    """The curve thinned for plotting. Beyond its end the last sensitivity stays, as in the rule."""
+    rates = curve_rates(len(scores.events.false_scores) / max(scores.sizes["images"], 1))
+    curve = _curve({"split": split}, scores.events, rates, draws)
+    strict = sensitivity(scores.strict_events, rates)
+    return curve.assign(strict_sensitivity=strict, threshold=thresholds(scores.events, rates))
+
+
+def _curve(labels: dict, events: Events, rates: Sequence[float], draws: Iterable[np.ndarray]) -> pd.DataFrame:
+    """A row per rate with the interval of its sensitivity; undefined cells (no lesions) are NaN."""
+    low, high = percentile_interval(resample_sensitivity(events, rates, draws))
+    columns = {"fps_per_image": rates, "sensitivity": sensitivity(events, rates), "low": low, "high": high}
+    return pd.DataFrame(labels | columns)

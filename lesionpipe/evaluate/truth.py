@@ -28,6 +28,10 @@ class Truth:
     def patient_count(self) -> int:
         return int(self.patients.max()) + 1 if len(self.patients) else 0
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"images": len(self.images), "lesions": len(self.lesion_images), "patients": self.patient_count}
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -58,19 +62,18 @@ def truth_of_split(index: pd.DataFrame, lesions: pd.DataFrame, split: str) -> tu
         lesions: rows of data/lesions.csv.
 
     Raises:
-        UserError: a slice or a lesion occurs twice, or a lesion lies on a slice that was not stored.
+        UserError: two parts hold a slice of the same name, or a lesion lies on a slice that was not stored.
     """
-    index, lesions = index[index["split"] == split], lesions[lesions["split"] == split]
-    _refuse_repeated(index["file_name"], "data/slices", "file_name")
-    _refuse_repeated(lesions["lesion"], "data/lesions.csv", "lesion")
+    index, lesions = index[index["split"] == split], lesions[lesions["split"] == split].reset_index(drop=True)
     images = pd.Index(index["file_name"])
+    if (repeated := images.duplicated()).any():
+        raise UserError(f"data/slices: file_name {images[repeated][0]} occurs twice; rerun the stage that made it")
     places = images.get_indexer(lesions["file_name"])
     if (places < 0).any():
-        name = lesions["file_name"].iloc[int(np.argmax(places < 0))]
+        name = lesions["file_name"][int(np.argmax(places < 0))]
         raise UserError(f"data/lesions.csv: file_name {name}: not in data/slices; rerun `dvc repro preprocess`")
     patients = np.unique(index["patient"].to_numpy(), return_inverse=True)[1]
-    boxes = lesions[BOX].to_numpy(dtype=np.float64)
-    return Truth(tuple(images), patients, places, boxes), lesions.reset_index(drop=True)
+    return Truth(tuple(images), patients, places, lesions[BOX].to_numpy(dtype=np.float64)), lesions
 
 
 def detections_of_split(table: pd.DataFrame, truth: Truth, split: str, path: str | Path) -> Detections:
@@ -83,14 +86,8 @@ def detections_of_split(table: pd.DataFrame, truth: Truth, split: str, path: str
     places = pd.Index(truth.images, dtype=str).get_indexer(rows["file_name"])
     if (places < 0).any():
         row = int(np.argmax(places < 0))
-        name = rows["file_name"].iloc[row]
         raise UserError(
-            f"{path}: line {rows.index[row] + 2}: file_name {name!r} is no slice of split {split}; "
-            f"detect and evaluate on the same slices"
+            f"{path}: line {rows.index[row] + 2}: file_name {rows['file_name'].iloc[row]!r} is no slice of split "
+            f"{split}; detect and evaluate on the same slices"
         )
     return Detections(places, rows[BOX].to_numpy(dtype=np.float64), rows["score"].to_numpy(dtype=np.float64))
-
-
-def _refuse_repeated(ids: pd.Series, path: str, field: str) -> None:
-    if (repeated := ids.duplicated()).any():
-        raise UserError(f"{path}: {field} {ids[repeated].iloc[0]} occurs twice; rerun the stage that made it")
