@@ -14,8 +14,8 @@ from lesionpipe.core.errors import UserError
 
 FAULTS = """
 import resource, torch
-from lesionpipe.core.devices import keep_freed_memory
-keep_freed_memory()
+from lesionpipe.core.devices import tune_for
+tune_for("cpu")
 def faults(times):  # of 64 MB, freed at once
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):

@@ -370,7 +370,8 @@ def table(tmp_path) -> Path:
 DAMAGES = {
     "empty": (lambda text: "", "is empty"),
     "header only": (lambda text: text.partition("\n")[0] + "\n", "has a header and no lesion"),
-    "cut within a row": (lambda text: text[:-40], "line 3: has 21 of 32 fields; cut short?"),
+    "a row too short": (lambda text: text[:-40] + "\n", "line 3: has 21 of 32 fields; cut short?"),
+    "cut within a row": (lambda text: text[:-40], "line 3: has no end; cut short?"),
     "cut within a field": (lambda text: text[:-2], "line 3: has no end; cut short?"),
     "a wrong split": (lambda text: text.replace("test", "tset"), "line 2: split = 'tset', expected one of train"),
     "no split": (lambda text: text.replace("test", ""), "line 2: split = '', expected some text"),

@@ -12,8 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.masks import MaskStore, StoredMask, write_masks
-from lesionpipe.mask_quality import agreement
-from lesionpipe.mask_quality.summary import agreement_by_group, method_counts
+from lesionpipe.mask_quality import quality
+from lesionpipe.mask_quality.quality import agreement_by_group, method_counts
 
 DISC = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)
 
@@ -81,7 +81,7 @@ def test_a_missing_or_cut_store_is_named(tmp_path: Path) -> None:
     write_masks(tmp_path / "01.npz", [StoredMask(1, 0, 0, 0, DISC)], side=4)
     path = tmp_path / "01.npz"
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"01\.npz: not a whole store"):
+    with pytest.raises(UserError, match=r"01\.npz: not a whole \.npz archive"):
         MaskStore.open(tmp_path, ["01"])
 
 
@@ -128,27 +128,27 @@ def test_dice_and_boundary_distance_of_shifted_squares() -> None:
     a, b = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
     a[2:4, 2:4] = True
     b[2:4, 3:5] = True
-    assert agreement.dice(a, b) == pytest.approx(0.5)
+    assert quality.dice(a, b) == pytest.approx(0.5)
     # all 4 px of each are boundary; half of them lie on the other mask, half one column (0.8 mm) beside it
-    assert agreement.boundary_distance(a, b, (0.5, 0.8)) == pytest.approx(0.4)
-    assert agreement.boundary_distance(a, a) == 0
-    assert agreement.dice(np.zeros_like(a), np.zeros_like(a)) == 1
+    assert quality.boundary_distance(a, b, (0.5, 0.8)) == pytest.approx(0.4)
+    assert quality.boundary_distance(a, a) == 0
+    assert quality.dice(np.zeros_like(a), np.zeros_like(a)) == 1
 
 
 def test_the_boundary_leaves_out_the_inside() -> None:
     mask = np.zeros((7, 7), bool)
     mask[1:6, 1:6] = True
-    assert agreement.boundary(mask).sum() == 16
-    assert not agreement.boundary(mask)[3, 3]
+    assert quality.boundary(mask).sum() == 16
+    assert not quality.boundary(mask)[3, 3]
 
 
 def test_a_true_mask_on_the_stored_grid_keeps_half_covered_pixels_and_never_vanishes() -> None:
     mask = np.zeros((8, 8), bool)
     mask[0:2, 0:3] = True
-    assert np.argwhere(agreement.on_stored_grid(mask, 4)).tolist() == [[0, 0], [0, 1]]
+    assert np.argwhere(quality.on_stored_grid(mask, 4)).tolist() == [[0, 0], [0, 1]]
     dot = np.zeros((8, 8), bool)
     dot[5, 5] = True
-    assert np.argwhere(agreement.on_stored_grid(dot, 2)).tolist() == [[1, 1]]
+    assert np.argwhere(quality.on_stored_grid(dot, 2)).tolist() == [[1, 1]]
 
 
 def test_a_measure_has_the_spacing_of_the_stored_slice() -> None:
@@ -156,9 +156,9 @@ def test_a_measure_has_the_spacing_of_the_stored_slice() -> None:
     true[2:6, 2:6] = True  # on the stored grid of 4 px: px 1 and 2 both ways
     mask = np.zeros((4, 4), bool)
     mask[1:3, 2:4] = True  # one stored px, that is 2 · 0.5 mm, to the right
-    assert agreement.measured_agreement(mask, true, 0.5) == (pytest.approx(0.5), pytest.approx(0.5))
-    assert np.isnan(agreement.measured_agreement(mask, true, float("nan"))[1])
-    assert np.isnan(agreement.measured_agreement(mask, true, 1e300)[1])  # it was infinite, which JSON can't hold
+    assert quality.measured_agreement(mask, true, 0.5) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert np.isnan(quality.measured_agreement(mask, true, float("nan"))[1])
+    assert np.isnan(quality.measured_agreement(mask, true, 1e300)[1])  # it was infinite, which JSON can't hold
 
 
 def test_the_summary_has_means_of_each_group_that_has_lesions() -> None:

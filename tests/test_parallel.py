@@ -12,7 +12,8 @@ import time
 import pytest
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.core.parallel import ITEMS_PER_WORKER, parallel_map, spread
+from lesionpipe.core.parallel import ITEMS_PER_WORKER, spread
+from lesionpipe.core.progress import progress
 
 
 def square(x: int) -> int:
@@ -46,11 +47,10 @@ def test_results_keep_the_order_of_the_items(engine, workers):
 
 def test_nothing_to_do_is_done():
     assert list(spread(square, [])) == []
-    assert list(parallel_map(square, [], "none")) == []
 
 
 def test_progress_changes_nothing():
-    assert list(parallel_map(square, range(5), "squares", workers=2)) == [0, 1, 4, 9, 16]
+    assert list(progress(spread(square, range(5), 2), "squares", 5)) == [0, 1, 4, 9, 16]
 
 
 @pytest.mark.parametrize("engine", ["threads", "processes"])
@@ -77,7 +77,7 @@ def test_threads_work_at_the_same_time():
 
 def test_workers_import_the_checkout_of_their_parent(tmp_path, root):
     """With one environment for two checkouts, whose editable installation leads to the first."""
-    for name in ("core/__init__.py", "core/parallel.py", "core/errors.py", "core/progress.py"):
+    for name in ("core/__init__.py", "core/parallel.py", "core/errors.py"):
         (tmp_path / "lesionpipe" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / "lesionpipe" / name, tmp_path / "lesionpipe" / name)
     (tmp_path / "lesionpipe/__init__.py").write_text("CHECKOUT = 'second'\n")
@@ -107,27 +107,11 @@ def test_without_dask_the_way_to_install_it_is_named(monkeypatch):
         list(spread(square, range(3), cluster="tcp://x:1"))
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A real scheduler on a TCP port with two worker processes."""
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2,
-        processes=True,
-        threads_per_worker=1,
-        dashboard_address=":0",
-        host="127.0.0.1",
-        silence_logs=logging.CRITICAL,
-    ) as made:
-        yield made.scheduler_address
-
-
 def test_a_cluster_gives_the_same_in_the_same_order(cluster):
     assert cluster.startswith("tcp://")
     results = list(spread(later_ones_first, range(20), cluster=cluster))
     assert [x for x, _ in results] == list(range(20))
     assert len({pid for _, pid in results} - {os.getpid()}) == 2
-    assert list(parallel_map(square, range(4), "squares", cluster=cluster)) == [0, 1, 4, 9]
 
 
 def test_an_error_on_a_cluster_comes_through(cluster):

@@ -206,7 +206,11 @@ INDICES = {
         lambda path: cell(path, 3, 1, "000001_01_01_001.png"),
         "line 3: file_name = 000001_01_01_001.png",
     ),
-    "cut within a row": (lambda path: path.write_text(path.read_text()[:-20]), "line 4: has 8 of 9 fields; cut short?"),
+    "a row too short": (
+        lambda path: path.write_text(path.read_text()[:-20] + "\n"),
+        "line 4: has 8 of 9 fields; cut short?",
+    ),
+    "cut within a row": (lambda path: path.write_text(path.read_text()[:-20]), "line 4: has no end; cut short?"),
     "cut within a field": (lambda path: path.write_text(path.read_text()[:-2]), "line 4: has no end; cut short?"),
     "an open quote": (lambda path: cell(path, 4, 8, '"exact'), "unexpected end of data"),
 }

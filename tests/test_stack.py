@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesionpipe.data.stored.geometry import normalise, to_original, to_stored
-from lesionpipe.preprocess.stack import build_stack, plan_stack
+from lesionpipe.data.stored.slices import normalise, to_original, to_stored
+from lesionpipe.preprocess.part import build_stack, plan_stack
 
 HU = (-1024, 1050)
 ALL = range(-10_000, 10_000)

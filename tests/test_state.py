@@ -13,7 +13,7 @@ from toy_set import write_toy_set
 from train_stage import ENVIRONMENT, start_stage
 
 from lesionpipe.core.errors import UserError, run
-from lesionpipe.core.scratch import VARIABLE
+from lesionpipe.core.files import SCRATCH_VARIABLE
 from lesionpipe.core.tensor_file import save_tensors
 from lesionpipe.train import state
 
@@ -29,9 +29,9 @@ with state_lock(Path(sys.argv[1])):
 
 
 def test_scratch_lies_where_the_environment_says(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "/somewhere")
+    monkeypatch.setenv(SCRATCH_VARIABLE, "/somewhere")
     assert state.state_folder("abc") == Path("/somewhere/train/abc")
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv(SCRATCH_VARIABLE)
     assert state.state_folder("abc") == Path("scratch/train/abc")
 
 
@@ -106,7 +106,9 @@ def test_two_processes_with_one_fingerprint_both_end_with_the_same_bytes(tmp_pat
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
         write_toy_set(folder, train={"epochs": 40})
-        running.append(start_stage(folder, tmp_path / f"{folder.name}.log", **{VARIABLE: str(tmp_path / "scratch")}))
+        running.append(
+            start_stage(folder, tmp_path / f"{folder.name}.log", **{SCRATCH_VARIABLE: str(tmp_path / "scratch")})
+        )
         logs.append(tmp_path / f"{folder.name}.log")
     assert [process.wait() for process in running] == [0, 0], [log.read_text() for log in logs]
     lines = [log.read_text().splitlines() for log in logs]

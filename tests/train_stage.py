@@ -9,7 +9,7 @@ from pathlib import Path
 
 from toy_set import ROOT, write_toy_set
 
-from lesionpipe.core.scratch import VARIABLE
+from lesionpipe.core.files import SCRATCH_VARIABLE
 from lesionpipe.params import Params
 from lesionpipe.train.build import build_training
 from lesionpipe.train.history import History
@@ -30,7 +30,7 @@ def train(folder: Path, monkeypatch, **changes) -> tuple[Training, History]:
     """Train on the toy set in this process."""
     params = write_toy_set(folder, **changes)
     monkeypatch.chdir(folder)
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(SCRATCH_VARIABLE, raising=False)
     training = training_of(params)
     with training_processes(training.hardware, training.state_folder) as fabric:
         return training, train_detector(fabric, training)

@@ -1,4 +1,4 @@
-"""Boxes as float xyxy arrays (…, 4): area, IoU and clip. NumPy arrays and tensors alike.
+"""Boxes as float xyxy arrays (…, 4), NumPy's or torch's.
 
 `pixel` is 0 for continuous boxes and 1 for the +1-pixel convention (width = x2 - x1 + 1) of the published evaluations.
 """

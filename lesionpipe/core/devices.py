@@ -40,8 +40,7 @@ def choose_hardware(device: str, devices: int, nodes: int, workers: int) -> Hard
     """What the section `runtime` means here: `auto` becomes a device, 0 workers a number.
 
     Raises:
-        UserError: a GPU is asked for and there is none, or fewer than asked for; or a launcher started another number
-            of processes.
+        UserError: fewer GPUs than asked for, or a launcher started another number of processes.
     """
     _check_launcher(devices, nodes)
     there = accelerators()
@@ -75,13 +74,13 @@ def _check_launcher(devices: int, nodes: int) -> None:
     LOCAL_RANK as well.
     """
     started, processes = os.environ.get("WORLD_SIZE", ""), devices * nodes
-    if not started.isdecimal() or int(started) == processes or (int(started) == 1 and "LOCAL_RANK" not in os.environ):
-        return
-    raise UserError(
-        f"params.yaml: runtime.devices = {devices}, runtime.nodes = {nodes}: that makes {processes} processes, but "
-        f"{started} were started (WORLD_SIZE); set runtime.devices to the processes per node and runtime.nodes to the "
-        "nodes, or run the stage without a launcher and without WORLD_SIZE"
-    )
+    alone = started == "1" and "LOCAL_RANK" not in os.environ
+    if started.isdecimal() and int(started) != processes and not alone:
+        raise UserError(
+            f"params.yaml: runtime.devices = {devices}, runtime.nodes = {nodes}: that makes {processes} processes, but "
+            f"{started} were started (WORLD_SIZE); set runtime.devices to the processes per node and runtime.nodes to "
+            "the nodes, or run the stage without a launcher and without WORLD_SIZE"
+        )
 
 
 def compile_network(network: nn.Module, device: str, asked_by: str) -> None:
@@ -102,31 +101,21 @@ def compile_network(network: nn.Module, device: str, asked_by: str) -> None:
 
 def compilers(device: str) -> list[str]:
     """Programs that torch would compile with, any of which will do: $CXX or $CC, or the system's usual ones."""
-    named = shlex.split(os.environ.get("CXX" if device == "cpu" else "CC", ""))
-    if named:
-        return named[:1]
-    if device != "cpu":
-        return ["gcc", "clang"]
-    return [{"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")]
+    usual = [{"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")] if device == "cpu" else ["gcc", "clang"]
+    return shlex.split(os.environ.get("CXX" if device == "cpu" else "CC", ""))[:1] or usual
 
 
 def tune_for(device: str) -> None:
-    """Make this process fast: on a GPU cuDNN tries its algorithms and float32 may use TF32; see `keep_freed_memory`."""
-    if device == "cpu":
-        keep_freed_memory()
-    else:
+    """Make this process fast: on a GPU cuDNN tries its algorithms and float32 may use TF32.
+
+    On a CPU the C library, where it is glibc, keeps freed memory for the next tensors. A step frees and takes a
+    gigabyte; by default every large block is a new mapping, and filling its pages with zeros takes a fifth of a
+    training step, on virtual machines more.
+    """
+    if device != "cpu":
         torch.backends.cudnn.benchmark = True  # without effect on other makers' GPUs
         torch.set_float32_matmul_precision("high")
-
-
-def keep_freed_memory() -> None:
-    """Let the C library reuse the tensors' memory instead of giving it back to the system, where that is glibc.
-
-    Each step on a CPU frees and takes a gigabyte. By default every large block is a new mapping, and filling its pages
-    with zeros takes a fifth of a training step, on virtual machines more.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
+    elif os.name == "posix" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, MOST_FREE_BYTES)
 

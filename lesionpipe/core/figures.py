@@ -6,13 +6,10 @@ from types import ModuleType
 
 
 def load_matplotlib() -> ModuleType:
-    """The package with its `figure` module, imported although MPLBACKEND may name a backend that doesn't exist."""
-    backend = os.environ.pop("MPLBACKEND", None)
-    try:
-        import matplotlib.figure
-    finally:
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend
+    """The package with its `figure` module; MPLBACKEND is dropped, since it may name a backend that doesn't exist."""
+    os.environ.pop("MPLBACKEND", None)
+    import matplotlib.figure
+
     return matplotlib
 
 

@@ -1,4 +1,4 @@
-"""Files in and out: outputs appear whole or not at all; and what is read is whole or refused."""
+"""Files in and out: outputs appear whole or not at all; what is read is whole or refused; the scratch folder."""
 
 import contextlib
 import glob
@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +13,12 @@ from typing import BinaryIO
 from lesionpipe.core.errors import UserError
 
 CHUNK = 1 << 20
+SCRATCH_VARIABLE = "LESIONPIPE_SCRATCH"
+
+
+def scratch_folder() -> Path:
+    """What DVC must not see, such as half-fetched archives: `scratch`, or what LESIONPIPE_SCRATCH names."""
+    return Path(os.environ.get(SCRATCH_VARIABLE) or "scratch")
 
 
 @contextlib.contextmanager
@@ -23,20 +28,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     What a killed run left behind is removed first; what another living process is writing stays. An error of the
     operating system that names no file (a full disk) gets the name of this one.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
-    temporary = path.with_name(f"{_prefix(path)}{os.getpid()}.partial")
-    try:
+    with _temporary(Path(path)) as temporary:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -45,38 +41,39 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
     Of a link, the folder that it leads to stays as it is.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
-    temporary = Path(tempfile.mkdtemp(prefix=f"{_prefix(path)}{os.getpid()}.", suffix=".partial", dir=path.parent))
-    temporary.chmod(0o755)
-    try:
+    with _temporary(Path(path)) as temporary:
+        temporary.mkdir()
         yield temporary
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        elif path.exists():
-            shutil.rmtree(path)
+        _remove(Path(path))
         temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(path: str | Path) -> None:
-    """Remove the temporary files and folders of `path` that processes of this computer left which have ended."""
-    path = Path(path)
-    prefix = _prefix(path)
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # a process number says something on one computer only
+    prefix = f".{path.name}.{socket.gethostname()}."
     for leftover in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
         process = leftover.name.removeprefix(prefix).split(".")[0]
         if process.isdecimal() and has_ended(int(process)):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another process may remove it at the same time
+                _remove(leftover)
+    temporary = path.with_name(f"{prefix}{os.getpid()}.partial")
+    _remove(temporary)  # of an ended process that had our number
+    try:
+        yield temporary
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        _remove(temporary)
 
 
-def _prefix(path: Path) -> str:
-    """How the names of the temporary files of `path` begin: a process number says something on one computer only."""
-    return f".{path.name}.{socket.gethostname()}."
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def has_ended(process: int) -> bool:
@@ -114,10 +111,11 @@ def read_json(path: str | Path) -> object:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        reason = "no such file"
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}") from None
+        reason = f"not UTF-8 text at byte {error.start}"
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
-    except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
-        raise UserError(f"{path}: not usable JSON: nested too deeply, or a number too long") from None
+        reason = f"line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
+    except (RecursionError, ValueError):
+        reason = "not usable JSON: nested too deeply, or a number too long"
+    raise UserError(f"{path}: {reason}")

@@ -4,15 +4,13 @@ A remembered checksum is bound to the file's device, inode, size and time of las
 the scratch folder, one small file each, so that any number of processes may look and add at the same time.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-from lesionpipe.core.files import CHUNK, write_text
-from lesionpipe.core.scratch import scratch_folder
-
-CHECKSUMS = "checksums"  # folder of the scratch folder
+from lesionpipe.core.files import CHUNK, scratch_folder, write_text
 
 OnBytes = Callable[[int], object]  # called with the number of bytes that were done since the last call
 
@@ -33,37 +31,25 @@ def remembered_checksum(path: str | Path, on_bytes: OnBytes = lambda count: None
     Raises:
         FileNotFoundError: there is no such file.
     """
-    before = _identity(path)
-    known = _known(_place(before), before)
-    if known is not None:
+    note, digest = _note(path), None
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # no note, or a damaged one
+        digest = json.loads(note.read_text(encoding="utf-8"))["md5"]
+    if digest is not None:
         on_bytes(Path(path).stat().st_size)
-        return known
+        return digest
     digest = checksum(path, on_bytes=on_bytes)
-    if _identity(path) == before:  # not written to in the meantime
+    if _note(path) == note:  # not written to in the meantime
         remember_checksum(path, digest)
     return digest
 
 
 def remember_checksum(path: str | Path, md5: str) -> None:
     """Remember the MD5 of a file that was computed while it was written."""
-    identity = _identity(path)
-    write_text(_place(identity), json.dumps({"file": identity, "md5": md5}))
+    write_text(_note(path), json.dumps({"md5": md5}))
 
 
-def _place(identity: str) -> Path:
-    return scratch_folder() / CHECKSUMS / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"
-
-
-def _identity(path: str | Path) -> str:
-    """What changes when a file is replaced or written to; links are followed."""
+def _note(path: str | Path) -> Path:
+    """Where the checksum of a file as it is now is noted; links are followed."""
     status = Path(path).stat()
-    return f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
-
-
-def _known(place: Path, identity: str) -> str | None:
-    """The remembered digest; None where there is none, or only a damaged note of one."""
-    try:
-        note = json.loads(place.read_text(encoding="utf-8"))
-        return note["md5"] if note["file"] == identity else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    identity = f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+    return scratch_folder() / "checksums" / f"{hashlib.sha256(identity.encode()).hexdigest()}.json"

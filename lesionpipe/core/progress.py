@@ -10,20 +10,15 @@ Item = TypeVar("Item")
 LOG_INTERVAL_S = 30
 
 
-def progress(
-    items: Iterable[Item] | None, label: str, total: int | None = None, unit: str = "it", unit_scale: bool = False
-) -> tqdm:
-    """A tqdm bar over `items` (or one to be advanced by hand when None), refreshed rarely where no terminal listens.
-
-    Pass ``unit="B", unit_scale=True`` to count bytes.
-    """
+def progress(items: Iterable[Item] | None, label: str, total: int | None = None, unit: str = "it") -> tqdm:
+    """A tqdm bar over `items`, or one to be advanced by hand where None; bytes (`unit` "B") are shown as kB, MB, …"""
     live = sys.stderr.isatty()
     return tqdm(
         items,
         desc=label,
         total=total,
         unit=unit,
-        unit_scale=unit_scale,
+        unit_scale=unit == "B",
         mininterval=0.2 if live else LOG_INTERVAL_S,
         delay=0 if live else LOG_INTERVAL_S,
         dynamic_ncols=live,

@@ -4,10 +4,11 @@ Two formats: safetensors for models (named tensors, and text in the header), tor
 which nests tensors in lists and dicts.
 """
 
+import contextlib
 import io
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from torch import Tensor
 
 from lesionpipe.core.files import atomic_path
 
-LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header
-ALIGNMENT = 8
+LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header, itself a multiple of 8 bytes
 
 
 class Unreadable(Exception):
@@ -36,11 +36,10 @@ def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Ma
     end = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
     # safetensors writes the header's entries in random order
     ordered = json.dumps(json.loads(bytes(content[LENGTH_BYTES:end])), sort_keys=True, separators=(",", ":")).encode()
-    ordered += b" " * (-len(ordered) % ALIGNMENT)
+    ordered += b" " * (-len(ordered) % 8)
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        handle.write(len(ordered).to_bytes(LENGTH_BYTES, "little"))
-        handle.write(ordered)
-        handle.write(content[end:])
+        for piece in (len(ordered).to_bytes(LENGTH_BYTES, "little"), ordered, content[end:]):
+            handle.write(piece)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -50,14 +49,8 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         FileNotFoundError: there is none.
         Unreadable: it is damaged, cut or of another format.
     """
-    try:
-        with safe_open(path, framework="pt", device="cpu") as handle:
-            names = list(handle.keys())
-            return {name: handle.get_tensor(name) for name in names}, handle.metadata() or {}
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # of damaged bytes any may come
-        raise Unreadable(_first_line(error)) from None
+    with _damage_refused(), safe_open(path, framework="pt", device="cpu") as handle:
+        return {name: handle.get_tensor(name) for name in list(handle.keys())}, handle.metadata() or {}
 
 
 def save_tensors(path: str | Path, content: dict[str, Any]) -> None:
@@ -76,16 +69,18 @@ def load_tensors(path: str | Path) -> Any:
         FileNotFoundError: there is none.
         Unreadable: it is damaged, or holds more than tensors and plain values.
     """
-    try:
+    with _damage_refused():
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+@contextlib.contextmanager
+def _damage_refused() -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise
     except pickle.UnpicklingError:  # whose text is torch's advice to read it all the same
         raise Unreadable("damaged, or more than tensors and plain values") from None
     except Exception as error:  # of damaged bytes any may come
-        raise Unreadable(_first_line(error)) from None
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return ": ".join([type(error).__name__, *lines[:1]])
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise Unreadable(": ".join([type(error).__name__, *lines[:1]])) from None

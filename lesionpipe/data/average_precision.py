@@ -8,7 +8,6 @@ by their coordinates: the order of the input means nothing. A bootstrap only wei
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -19,23 +18,13 @@ from lesionpipe.core.boxes import pairwise_iou
 class Ranking:
     """All detections (n,) of a set by falling score, and who owns them."""
 
-    scores: np.ndarray
     hits: np.ndarray  # bool: takes a lesion that no better detection took
     owners: np.ndarray  # (n,) int, 0 … owners - 1: the patients that a bootstrap draws
     lesions_of: np.ndarray  # (owners,) int, lesions of each
-
-    @cached_property
-    def steps(self) -> np.ndarray:
-        """Position of the last detection of each distinct score that holds a hit."""
-        last = len(self.scores) - 1 - np.searchsorted(self.scores[::-1], self.scores[self.hits], "left")
-        return np.unique(last)
+    steps: np.ndarray  # position of the last detection of each distinct score that holds a hit
 
     def area(self, weights: np.ndarray | None = None) -> float:
-        """The average precision; NaN without lesions.
-
-        Args:
-            weights: how often each owner counts, (owners,); none: once.
-        """
+        """The average precision, each owner counting `weights` (owners,) times or once; NaN without lesions."""
         weights = np.ones(len(self.lesions_of), dtype=np.int64) if weights is None else weights
         lesions = weights @ self.lesions_of
         if lesions == 0:
@@ -57,18 +46,19 @@ def average_precision(
         scores: per image, (k,).
         truth: per image, boxes of the lesions (n, 4).
     """
-    lesions = sum(len(lesions) for lesions in truth)
-    if not lesions:
+    count = sum(map(len, truth))
+    if not count:
         return 0.0
-    hits = [first_hits(found, s, lesions, iou) for found, s, lesions in zip(boxes, scores, truth, strict=True)]
-    return ranking(np.concatenate(scores), np.concatenate(hits), None, np.array([lesions])).area()
+    hits = np.concatenate([first_hits(*image, iou) for image in zip(boxes, scores, truth, strict=True)])
+    return ranking(np.concatenate(scores), hits, np.zeros(len(hits), dtype=np.int64), np.array([count])).area()
 
 
-def ranking(scores: np.ndarray, hits: np.ndarray, owners: np.ndarray | None, lesions_of: np.ndarray) -> Ranking:
-    """Sort detections (n,) in any order; `owners` None: all belong to one."""
-    owners = np.zeros(len(scores), dtype=np.int64) if owners is None else owners
+def ranking(scores: np.ndarray, hits: np.ndarray, owners: np.ndarray, lesions_of: np.ndarray) -> Ranking:
+    """Sort detections (n,) in any order."""
     falling = np.argsort(-scores, kind="stable")
-    return Ranking(scores[falling], hits[falling], owners[falling], lesions_of)
+    scores, hits = scores[falling], hits[falling]
+    last = len(scores) - 1 - np.searchsorted(scores[::-1], scores[hits], "left")
+    return Ranking(hits, owners[falling], lesions_of, np.unique(last))
 
 
 def first_hits(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray, iou: float) -> np.ndarray:

@@ -17,6 +17,7 @@ from lesionpipe.core.files import read_json
 from lesionpipe.data.detections import FARTHEST_PX
 
 CocoId = int | str
+Form = TypeVar("Form")
 _Corner = Annotated[float, Field(ge=-FARTHEST_PX, le=FARTHEST_PX, allow_inf_nan=False)]
 _Side = Annotated[float, Field(ge=0, le=FARTHEST_PX, allow_inf_nan=False)]
 _ImageSide = Annotated[float, Field(ge=1, allow_inf_nan=False)]
@@ -75,11 +76,13 @@ def read_coco(path: str | Path) -> CocoData:
             infinite or negative sides or beyond 1e9 px, or an annotation of an unknown image; the entry is named.
     """
     content = _checked(path, _Annotations)
+    for field, entries in (("images", content.images), ("annotations", content.annotations)):
+        ids = pd.Series([entry.id for entry in entries], dtype=object)
+        if (repeated := ids.duplicated() & ids.notna()).any():
+            row = int(repeated.argmax())
+            raise UserError(f"{path}: {field}[{row}].id = {ids[row]!r} occurs twice; give every entry its own id")
     ids = pd.Index([image.id for image in content.images], dtype=object)
-    _refuse_repeated(path, "images", list(ids))
-    _refuse_repeated(path, "annotations", [annotation.id for annotation in content.annotations])
-    positions = _positions(path, "annotations", ids, content.annotations)
-    return CocoData(content.images, ids, content.annotations, positions, _corners(content.annotations))
+    return CocoData(content.images, ids, content.annotations, *_placed(path, "annotations", ids, content.annotations))
 
 
 def read_coco_results(path: str | Path, ids: pd.Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -90,14 +93,10 @@ def read_coco_results(path: str | Path, ids: pd.Index) -> tuple[np.ndarray, np.n
             on an unknown image; the entry is named.
     """
     results = _checked(path, list[CocoResult])
-    scores = np.array([result.score for result in results], dtype=np.float64)
-    return _positions(path, "", ids, results), _corners(results), scores
+    return *_placed(path, "", ids, results), np.array([result.score for result in results], dtype=np.float64)
 
 
-Checked = TypeVar("Checked")
-
-
-def _checked(path: str | Path, form: type[Checked]) -> Checked:
+def _checked(path: str | Path, form: type[Form]) -> Form:
     try:
         return TypeAdapter(form).validate_python(read_json(path))
     except ValidationError as error:
@@ -115,25 +114,15 @@ def _place(location: tuple) -> str:
     return "".join(named).lstrip(".") or "the whole file"
 
 
-def _refuse_repeated(path: str | Path, field: str, ids: list[CocoId | None]) -> None:
-    seen = set()
-    for row, entry in enumerate(ids):
-        if entry is not None and entry in seen:
-            raise UserError(f"{path}: {field}[{row}].id = {entry!r} occurs twice; give every entry its own id")
-        seen.add(entry)
-
-
-def _positions(
+def _placed(
     path: str | Path, field: str, ids: pd.Index, entries: list[CocoAnnotation] | list[CocoResult]
-) -> np.ndarray:
-    wanted = [entry.image_id for entry in entries]
-    positions = ids.get_indexer(pd.Index(wanted, dtype=object))
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (n,) of the entries' images and boxes (n, 4) xyxy."""
+    wanted = pd.Index([entry.image_id for entry in entries], dtype=object)
+    positions = ids.get_indexer(wanted)
     if (positions < 0).any():
         row = int(np.argmax(positions < 0))
         raise UserError(f"{path}: {field}[{row}].image_id = {wanted[row]!r}: no image has this id; add or correct it")
-    return positions
-
-
-def _corners(entries: list[CocoAnnotation] | list[CocoResult]) -> np.ndarray:
     boxes = np.array([entry.bbox for entry in entries], dtype=np.float64).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    boxes[:, 2:] += boxes[:, :2]
+    return positions, boxes

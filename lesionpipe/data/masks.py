@@ -1,21 +1,9 @@
-"""The store of masks: one .npz per part, every lesion's mask bit-packed on its own crop of the stored slice.
-
-`data/masks/NN.npz` holds, for n lesions sorted by slice and lesion,
-
-| array | meaning |
-|---|---|
-| lesion (n,) int32 | lesion number, as in `data/lesions.csv` |
-| row (n,) int32 | row of its slice in `data/slices/NN.npy` |
-| box (n, 4) int16 | x0, y0, width, height of the crop, px of the stored slice |
-| start (n + 1,) int64 | where its bytes start in `bits` |
-| bits uint8 | the masks, row by row, eight px a byte, the first px in the highest bit |
-| side () int32 | side of the stored slice, px |
+"""The store of masks: `data/masks/NN.npz`, every lesion's mask bit-packed on its own crop of the stored slice.
 
 Lesions that overlap keep a mask each. Equal masks give equal bytes: the zip carries no time and isn't compressed.
 """
 
 import zipfile
-import zlib
 from collections import namedtuple
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,19 +14,19 @@ import numpy as np
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import atomic_path
+from lesionpipe.core.stage_files import read_arrays
 
 MASKS_FOLDER = "data/masks"
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the date of every member of the zip
 LARGEST_SIDE = 16384  # px
 LARGEST_ROW = 10**7  # beyond any part
-NOT_A_STORE = (ValueError, TypeError, NotImplementedError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
-ARRAY_TYPES = {
-    "lesion": np.int32,
-    "row": np.int32,
-    "box": np.int16,
-    "start": np.int64,
-    "bits": np.uint8,
-    "side": np.int32,
+ARRAY_TYPES = {  # of n lesions sorted by slice and lesion
+    "lesion": np.int32,  # (n,) lesion number, as in `data/lesions.csv`
+    "row": np.int32,  # (n,) row of its slice in `data/slices/NN.npy`
+    "box": np.int16,  # (n, 4) x0, y0, width, height of the crop, px of the stored slice
+    "start": np.int64,  # (n + 1,) where its bytes start in `bits`
+    "bits": np.uint8,  # the masks, row by row, eight px a byte, the first px in the highest bit
+    "side": np.int32,  # () side of the stored slice, px
 }
 _PartMasks = namedtuple("_PartMasks", ARRAY_TYPES)  # the arrays of one part's file
 
@@ -60,31 +48,25 @@ def write_masks(path: str | Path, masks: Sequence[StoredMask], side: int) -> Non
         ValueError: a mask is empty or reaches outside the slice.
     """
     masks = sorted(masks, key=lambda m: (m.row, m.lesion))
-    for mask in masks:
-        _check(mask, side)
+    for m in masks:
+        if not m.mask.any():
+            raise ValueError(f"lesion {m.lesion}: the mask is empty")
     packed = [np.packbits(m.mask, axis=None) for m in masks]
-    values = {
-        "lesion": [m.lesion for m in masks],
-        "row": [m.row for m in masks],
-        "box": np.reshape([(m.x0, m.y0, m.mask.shape[1], m.mask.shape[0]) for m in masks], (-1, 4)),
-        "start": np.cumsum([0, *map(len, packed)]),
-        "bits": np.concatenate([np.zeros(0, np.uint8), *packed]),
-        "side": side,
-    }
+    arrays = _PartMasks(
+        lesion=[m.lesion for m in masks],
+        row=[m.row for m in masks],
+        box=np.reshape([(m.x0, m.y0, m.mask.shape[1], m.mask.shape[0]) for m in masks], (-1, 4)),
+        start=np.cumsum([0, *map(len, packed)]),
+        bits=np.concatenate([np.zeros(0, np.uint8), *packed]),
+        side=side,
+    )
+    held = _PartMasks(*map(np.asarray, arrays, ARRAY_TYPES.values()))
+    if problem := _problem(held):
+        raise ValueError(problem)
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name, dtype in ARRAY_TYPES.items():
+        for name, array in held._asdict().items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy", ZIP_DATE), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(values[name], dtype), allow_pickle=False)
-
-
-def _check(mask: StoredMask, side: int) -> None:
-    height, width = mask.mask.shape
-    if not mask.mask.any():
-        raise ValueError(f"lesion {mask.lesion}: the mask is empty")
-    if mask.x0 < 0 or mask.y0 < 0 or mask.x0 + width > side or mask.y0 + height > side:
-        raise ValueError(
-            f"lesion {mask.lesion}: the mask at {mask.x0}, {mask.y0} of {width} x {height} px reaches outside {side} px"
-        )
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 @dataclass(frozen=True)
@@ -100,7 +82,13 @@ class MaskStore:
         Raises:
             UserError: a part is missing, or its file isn't such a store.
         """
-        return cls({part: _read(Path(folder) / f"{part}.npz", part) for part in parts})
+        read = {}
+        for part in parts:
+            path = Path(folder) / f"{part}.npz"
+            read[part] = _PartMasks(**read_arrays(path, ARRAY_TYPES, f"masks@{part}"))
+            if problem := _problem(read[part]):
+                raise UserError(f"{path}: {problem}; run `dvc repro -f masks@{part}`")
+        return cls(read)
 
     def rows(self, part: str) -> list[int]:
         """The rows of a part's slices that have a mask, rising."""
@@ -118,31 +106,13 @@ class MaskStore:
         return held.lesion[first:last], masks
 
 
-def _read(path: Path, part: str) -> _PartMasks:
-    remedy = f"run `dvc repro -f masks@{part}`"
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            held = _PartMasks(**{name: archive[name] for name in ARRAY_TYPES})
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run `dvc repro masks@{part}`") from None
-    except NOT_A_STORE as error:
-        raise UserError(f"{path}: not a whole store of masks ({error}); {remedy}") from None
-    except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]}; {remedy}") from None
-    problem = _problem(held)
-    if problem:
-        raise UserError(f"{path}: {problem}; {remedy}")
-    return held
-
-
 def _problem(held: _PartMasks) -> str | None:
-    """What is wrong with the arrays of a file that could be read; reading one slice of them is safe if nothing is."""
+    """What is wrong with the arrays of a part; reading one slice of them is safe if nothing is."""
     n = held.lesion.size
     shapes = {"lesion": (n,), "row": (n,), "box": (n, 4), "start": (n + 1,), "bits": (held.bits.size,), "side": ()}
-    for name, shape in shapes.items():
-        array = getattr(held, name)
-        if array.dtype != ARRAY_TYPES[name] or array.shape != shape:
-            return f"{name} is {array.dtype} {array.shape}, expected {np.dtype(ARRAY_TYPES[name])} {shape}"
+    for name, array in held._asdict().items():
+        if array.dtype != ARRAY_TYPES[name] or array.shape != shapes[name]:
+            return f"{name} is {array.dtype} {array.shape}, expected {np.dtype(ARRAY_TYPES[name])} {shapes[name]}"
     if not 0 < held.side <= LARGEST_SIDE:
         return f"side = {held.side}: must be 1 to {LARGEST_SIDE} px"
     outside = (held.row < 0) | (held.row > LARGEST_ROW)

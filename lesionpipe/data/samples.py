@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lesionpipe.core.devices import Hardware, keep_freed_memory
+from lesionpipe.core.devices import Hardware, tune_for
 from lesionpipe.core.files import has_ended
-from lesionpipe.data.stored.geometry import normalise
+from lesionpipe.data.stored.slices import normalise
 
 PREFETCH = 4  # batches each loader process keeps ready
 WATCH_S = 2  # between looks whether the parent is alive
@@ -57,6 +57,8 @@ def collate(samples: list[Sample]) -> Batch:
 
 def loader(dataset: Dataset, batch: int, sampler: Sampler | None, hardware: Hardware) -> DataLoader:
     """A loader of `Batch`es; its processes stay alive between epochs."""
+    several = hardware.processes > 1 and hardware.workers > 0  # then no forks, since a thread may hold a lock
+    forkserver = "forkserver" if several and "forkserver" in get_all_start_methods() else None
     return DataLoader(
         dataset,
         batch_size=batch,
@@ -66,15 +68,9 @@ def loader(dataset: Dataset, batch: int, sampler: Sampler | None, hardware: Hard
         worker_init_fn=functools.partial(_start_worker, os.getpid()),
         pin_memory=hardware.device == "cuda",
         persistent_workers=hardware.workers > 0,
-        multiprocessing_context=_start_method(hardware),
+        multiprocessing_context=forkserver,
         prefetch_factor=PREFETCH if hardware.workers else None,
     )
-
-
-def _start_method(hardware: Hardware) -> str | None:
-    """How loader processes start: where several processes train, not as forks, since a thread may hold a lock."""
-    alone = hardware.processes == 1 or hardware.workers == 0
-    return None if alone or "forkserver" not in get_all_start_methods() else "forkserver"
 
 
 def _start_worker(parent: int, worker: int) -> None:
@@ -83,16 +79,16 @@ def _start_worker(parent: int, worker: int) -> None:
     torch watches the process that forked this one. A fork server ends only after its last loader process: if the
     parent is killed, both would wait for each other for ever.
     """
+
+    def end_after_parent() -> None:
+        while not has_ended(parent):
+            time.sleep(WATCH_S)
+        os._exit(1)
+
     cv2.setNumThreads(0)
-    keep_freed_memory()
+    tune_for("cpu")
     if os.name == "posix":
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent: int) -> None:
-    while not has_ended(parent):
-        time.sleep(WATCH_S)
-    os._exit(1)
+        threading.Thread(target=end_after_parent, daemon=True).start()
 
 
 def prepare(hu: Tensor, hu_range: tuple[int, int], channels_last: bool) -> Tensor:

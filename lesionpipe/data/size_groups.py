@@ -15,11 +15,8 @@ def by_size(long_diameter_mm: np.ndarray, edges_mm: Sequence[float]) -> dict[str
     diameter = np.asarray(long_diameter_mm, dtype=np.float64)
     if not edges_mm:
         return {"all": ~np.isnan(diameter)}
-    first, last = edges_mm[0], edges_mm[-1]
-    groups = {f"< {first:g} mm": diameter < first}
-    for low, high in pairwise(edges_mm):
-        above = diameter >= low if low == first else diameter > low
-        groups[f"{low:g}-{high:g} mm"] = above & (diameter <= high)
-    if len(edges_mm) == 1:
-        return groups | {f">= {first:g} mm": diameter >= first}
-    return groups | {f"> {last:g} mm": diameter > last}
+    above = [diameter >= edges_mm[0], *(diameter > edge for edge in edges_mm[1:])]
+    groups = {f"< {edges_mm[0]:g} mm": diameter < edges_mm[0]}
+    for (low, high), (from_low, from_high) in zip(pairwise(edges_mm), pairwise(above), strict=True):
+        groups[f"{low:g}-{high:g} mm"] = from_low & ~from_high
+    return groups | {f"{'>' if len(above) > 1 else '>='} {edges_mm[-1]:g} mm": above[-1]}

@@ -18,7 +18,7 @@ def read_true_masks(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
     Raises:
         UserError: the archive is missing, isn't a zip, or holds something else.
     """
-    masks = {}
+    masks, again = {}, "run `dvc repro -f phantom` to draw it again"
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
@@ -28,7 +28,7 @@ def read_true_masks(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; true masks exist for the phantom only") from None
     except zipfile.BadZipFile:
-        raise UserError(f"{path}: not a whole zip archive; run `dvc repro -f phantom` to draw it again") from None
+        raise UserError(f"{path}: not a whole zip archive; {again}") from None
     except (ValueError, TypeError, cv2.error):
-        raise UserError(f"{path}: {member} is no true mask; run `dvc repro -f phantom` to draw it again") from None
+        raise UserError(f"{path}: {member} is no true mask; {again}") from None
     return masks

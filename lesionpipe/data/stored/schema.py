@@ -5,14 +5,14 @@ in the names. Lesions marked Possibly_noisy are in the table; `lesions.noisy` de
 they count (papers differ).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.core.table_checks import check_table, refuse_rows
+from lesionpipe.core.stage_files import check_table, refuse_rows
 
 SPLITS = ("train", "val", "test")
 TYPES = ("bone", "abdomen", "mediastinum", "liver", "lung", "kidney", "soft tissue", "pelvis")
@@ -28,9 +28,11 @@ COLUMNS = [
 ]
 LESIONS_CSV = "data/lesions.csv"
 LESIONS_BY_PART = "data/lesions_by_part"  # NN.csv: the rows of one part, so that its masks depend on these alone
-_TEXT = ("file_name", "part", "split", "type")
-_WHOLE = ("lesion", "patient", "study", "series", "key_slice")
-TYPES_OF_COLUMNS = {name: str if name in _TEXT else int if name in _WHOLE else float for name in COLUMNS}
+TYPES_OF_COLUMNS = (
+    dict.fromkeys(COLUMNS, float)
+    | dict.fromkeys(("file_name", "part", "split", "type"), str)
+    | dict.fromkeys(("lesion", "patient", "study", "series", "key_slice"), int)
+)
 
 
 def read_lesions(path: str | Path = LESIONS_CSV) -> pd.DataFrame:
@@ -51,33 +53,27 @@ def read_part_lesions(part: str, folder: str | Path = LESIONS_BY_PART) -> pd.Dat
     Raises:
         UserError: the file is missing, damaged or cut short; line, column and value are named.
     """
-    return _lesions(Path(folder) / f"{part}.csv", {"part": (part,)})
+    return _lesions(Path(folder) / f"{part}.csv", part=(part,))
 
 
-def _lesions(path: str | Path, allowed: Mapping[str, Collection[str]] | None = None) -> pd.DataFrame:
-    check_table(path, TYPES_OF_COLUMNS, "lesions", {"split": SPLITS, **(allowed or {})})
+def _lesions(path: str | Path, **allowed: Collection[str]) -> pd.DataFrame:
+    check_table(path, TYPES_OF_COLUMNS, "lesions", {"split": SPLITS, **allowed})
     lesions = pd.read_csv(path, dtype=TYPES_OF_COLUMNS, usecols=COLUMNS)[COLUMNS]
-    refuse_rows(path, "lesion", lesions["lesion"], lesions["lesion"].duplicated(), "each lesion once", "lesions")
+    refuse_rows(path, lesions["lesion"], lesions["lesion"].duplicated(), "each lesion once", "lesions")
     for column in BOX:
-        refuse_rows(path, column, lesions[column], lesions[column].isna(), "a number", "lesions")
+        refuse_rows(path, lesions[column], lesions[column].isna(), "a number", "lesions")
     return lesions
 
 
 def counted_lesions(lesions: pd.DataFrame, noisy: Literal["keep", "drop"]) -> pd.DataFrame:
-    """The rows that count, index kept: all, or where `noisy` is "drop" those without the mark Possibly_noisy.
-
-    An unknown mark (NaN) is none.
-    """
+    """The rows that count, index kept: all, or where `noisy` is "drop" those not known to be noisy (mark 1)."""
     return lesions if noisy == "keep" else lesions[lesions["noisy"] != 1]
 
 
 def counted_slices(index: pd.DataFrame, lesions: pd.DataFrame, noisy: Literal["keep", "drop"]) -> pd.DataFrame:
     """The rows of a slice index that count, index kept: without the slices whose lesions are all dropped.
 
-    Args:
-        index: rows with `file_name`; slices without any lesion stay.
-        lesions: all rows of `data/lesions.csv`, also the noisy ones.
+    `lesions` are all rows of `data/lesions.csv`, also the noisy ones; slices without any lesion stay.
     """
-    known = set(lesions["file_name"])
-    counted = set(counted_lesions(lesions, noisy)["file_name"])
-    return index[~index["file_name"].isin(known - counted)]
+    dropped = set(lesions["file_name"]) - set(counted_lesions(lesions, noisy)["file_name"])
+    return index[~index["file_name"].isin(dropped)]

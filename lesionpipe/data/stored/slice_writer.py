@@ -1,15 +1,6 @@
 """How the slices of a part are stored: one uncompressed .npy and its index as CSV (read by `data.stored.slices`).
 
-`data/slices/NN.npy` holds int16 HU (n, slices, S, S), and line i + 2 of `data/slices/NN.csv` describes its row i:
-
-| column | meaning |
-|---|---|
-| row | row in the .npy, from 0 |
-| file_name | official name of the lesion slice, `000001_01_01_109.png` |
-| split, patient | train, val or test; patient number |
-| width_original_px, height_original_px | of the archive's slice, always known |
-| scale_x, scale_y | stored px per original px (`data.stored.geometry.to_stored`) |
-| neighbours | exact, interpolated, duplicated or unknown interval (`preprocess.stack.Plan`) |
+`data/slices/NN.npy` holds int16 HU (n, slices, S, S), and line i + 2 of `data/slices/NN.csv` describes its row i.
 
 Writing streams row by row with plain writes: memory stays flat, and a full disk is an error that can be reported
 (through a memory map it would kill the process). What is on the disk leaves the page cache at once: a store of 50 GB
@@ -17,6 +8,7 @@ would fill it, and taking ever new pages costs much time. Both files appear whol
 """
 
 import errno
+import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,15 +21,15 @@ from lesionpipe.core.formats import write_csv
 
 SLICES_FOLDER = "data/slices"
 INDEX_TYPES = {
-    "row": int,
-    "file_name": str,
-    "split": str,
+    "row": int,  # in the .npy, from 0
+    "file_name": str,  # official name of the lesion slice, `000001_01_01_109.png`
+    "split": str,  # train, val or test
     "patient": int,
-    "width_original_px": int,
+    "width_original_px": int,  # of the archive's slice, always known
     "height_original_px": int,
-    "scale_x": float,
+    "scale_x": float,  # stored px per original px (`data.stored.slices.to_stored`)
     "scale_y": float,
-    "neighbours": str,
+    "neighbours": str,  # exact, interpolated, duplicated or unknown interval (`preprocess.stack.Plan`)
 }
 FLUSH_BYTES = 4 << 20  # to the disk while workers decode, rather than all of it at the end
 
@@ -55,32 +47,23 @@ def write_slices(
     Raises:
         OSError: ENOSPC when the disk cannot hold the array (asked before the first stack is made) or fills up.
     """
-    folder = Path(folder)
-    with atomic_path(folder / f"{part}.npy") as temporary:
-        _require_space(temporary, len(index), shape)
-        _write_array(temporary, len(index), shape, stacks)
-    write_csv(folder / f"{part}.csv", index.assign(row=range(len(index)))[list(INDEX_TYPES)])
-
-
-def _write_array(path: Path, rows: int, shape: tuple[int, int, int], stacks: Iterable[np.ndarray]) -> None:
-    """Stream `rows` stacks into an .npy file."""
-    header = {"descr": "<i2", "fortran_order": False, "shape": (rows, *shape)}
-    written, every = 0, max(1, FLUSH_BYTES // max(1, 2 * int(np.prod(shape))))
-    with path.open("wb") as handle:
+    folder, rows, written, stack_bytes = Path(folder), len(index), 0, 2 * math.prod(shape)
+    with atomic_path(folder / f"{part}.npy") as temporary, temporary.open("wb") as handle:
+        _require_space(folder, rows * stack_bytes)
+        header = {"descr": "<i2", "fortran_order": False, "shape": (rows, *shape)}
         np.lib.format.write_array_header_1_0(handle, header)
-        for stack in stacks:
+        for written, stack in enumerate(stacks, start=1):
             if stack.shape != shape or stack.dtype != np.int16:
                 raise ValueError(f"stack {written} is {stack.dtype} {stack.shape}, expected int16 {shape}")
             handle.write(np.ascontiguousarray(stack, dtype="<i2").data)
-            written += 1
-            if written % every == 0:
+            if written % max(1, FLUSH_BYTES // stack_bytes) == 0:
                 flush_and_forget(handle)
-    if written != rows:
-        raise ValueError(f"{written} stacks for an index of {rows} rows")
+        if written != rows:
+            raise ValueError(f"{written} stacks for an index of {rows} rows")
+    write_csv(folder / f"{part}.csv", index.assign(row=range(rows))[list(INDEX_TYPES)])
 
 
-def _require_space(path: Path, rows: int, shape: tuple[int, int, int]) -> None:
-    """Ask for the room before any work: better now than after an hour."""
-    needed = rows * int(np.prod(shape)) * 2
-    if shutil.disk_usage(path.parent).free < needed:
+def _require_space(folder: Path, needed: int) -> None:
+    """Ask for the bytes before any work: better now than after an hour."""
+    if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB are needed")

@@ -1,4 +1,5 @@
-"""The store of preprocessed slices, read through a memory map (paper, sec. 3.1; the files: `data.stored.slice_writer`).
+"""The store of preprocessed slices, read through a memory map (paper, sec. 3.1; the files: `data.stored.slice_writer`);
+from px of the archive's slice to px of the stored one and back, and from HU to the network's range.
 
 A part's array and index must go together, and what is damaged or half copied is refused before any work, in one line
 that names file, row, column and value.
@@ -11,9 +12,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from array_api_compat import array_namespace
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.core.table_checks import check_table, refuse_rows
+from lesionpipe.core.stage_files import check_table, refuse_rows
 from lesionpipe.data.stored.schema import SPLITS, counted_slices
 from lesionpipe.data.stored.slice_writer import INDEX_TYPES, SLICES_FOLDER
 
@@ -41,7 +43,10 @@ class SliceStore:
         folder, parts = Path(folder), tuple(parts)
         index = read_slice_index(parts, folder)
         for part in parts:
-            _check_rows(folder, part, rows=int((index["part"] == part).sum()))
+            rows, found = int((index["part"] == part).sum()), len(_mapped(folder, part))
+            if rows != found:
+                unequal = f"{folder / part}.csv: {rows} rows, but {part}.npy has {found}"
+                raise UserError(f"{unequal}; run `dvc repro -f preprocess@{part}`")
         return cls(folder.absolute(), index)
 
     def __len__(self) -> int:
@@ -50,7 +55,9 @@ class SliceStore:
     def slices(self, i: int) -> np.ndarray:
         """int16 HU (slices, S, S) of sample i, memory-mapped and read-only."""
         part, row = self.index.at[i, "part"], self.index.at[i, "row"]
-        return self._array(part)[row]
+        if part not in self._arrays:
+            self._arrays[part] = _mapped(self.folder, part)
+        return self._arrays[part][row]
 
     def select(self, splits: Iterable[str]) -> "SliceStore":
         """The samples of the given splits, renumbered from 0."""
@@ -63,11 +70,6 @@ class SliceStore:
     def _of(self, index: pd.DataFrame) -> "SliceStore":
         return SliceStore(self.folder, index.reset_index(drop=True), self._arrays)
 
-    def _array(self, part: str) -> np.ndarray:
-        if part not in self._arrays:
-            self._arrays[part] = _mapped(self.folder, part)
-        return self._arrays[part]
-
     def __getstate__(self) -> dict:
         return {"folder": self.folder, "index": self.index, "_arrays": {}}
 
@@ -78,7 +80,7 @@ def read_slice_index(parts: Iterable[str], folder: str | Path = SLICES_FOLDER) -
     Raises:
         UserError: an index is missing, damaged or cut short; file, line, column and value are named.
     """
-    tables = [_read_index(Path(folder), part) for part in parts]
+    tables = [_read_index(Path(folder) / f"{part}.csv", f"preprocess@{part}").assign(part=part) for part in parts]
     if not tables:
         raise UserError(f"{folder}: no parts asked for; dataset.parts names them")
     return pd.concat(tables, ignore_index=True)
@@ -96,24 +98,49 @@ def with_image_sizes(lesions: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame
     return lesions.assign(**sizes.fillna(lesions[IMAGE_SIZE]))
 
 
-def _read_index(folder: Path, part: str) -> pd.DataFrame:
-    path, stage = folder / f"{part}.csv", f"preprocess@{part}"
+def to_stored(points, scale_x, scale_y) -> np.ndarray:
+    """Points or boxes from px of the archive's slice to px of the stored slice: x' = (x + 0.5) · scale - 0.5.
+
+    Args:
+        points: (…, 2m), last axis x, y, x, y, …; pixel-centre convention (the centre of the first pixel is 0).
+        scale_x: stored side / archive width: a number, or an array that goes with the leading axes of `points`.
+        scale_y: the same for the height.
+
+    Returns:
+        float64, the shape of `points`.
+    """
+    points, scale = _with_scale(points, scale_x, scale_y)
+    return (points + 0.5) * scale - 0.5
+
+
+def to_original(points, scale_x, scale_y) -> np.ndarray:
+    """The inverse of `to_stored`: from px of the stored slice to px of the archive's slice."""
+    points, scale = _with_scale(points, scale_x, scale_y)
+    return (points + 0.5) / scale - 0.5
+
+
+def _with_scale(points, scale_x, scale_y) -> tuple[np.ndarray, np.ndarray]:
+    """The points as float64 and, for each of their last axis, its scale."""
+    points = np.asarray(points, dtype=np.float64)
+    pair = np.stack(np.broadcast_arrays(np.float64(scale_x), np.float64(scale_y)), axis=-1)  # (…, 2)
+    return points, np.tile(pair, points.shape[-1] // 2)
+
+
+def normalise(hu_values, hu_range: tuple[int, int]):
+    """HU within `hu_range` to float32 in [-1, 1]; an array or a tensor of any shape and type (paper, sec. 3.1)."""
+    xp = array_namespace(hu_values)
+    low, high = hu_range
+    return (xp.astype(hu_values, xp.float32) - low) * (2.0 / (high - low)) - 1.0
+
+
+def _read_index(path: Path, stage: str) -> pd.DataFrame:
     check_table(path, INDEX_TYPES, stage, {"split": SPLITS})
     table = pd.read_csv(path, dtype=INDEX_TYPES, usecols=list(INDEX_TYPES))[list(INDEX_TYPES)]
-    refuse_rows(path, "row", table["row"], table["row"] != table.index, "0, 1, 2 and so on", stage)
-    refuse_rows(path, "file_name", table["file_name"], table["file_name"].duplicated(), "each slice once", stage)
+    refuse_rows(path, table["row"], table["row"] != table.index, "0, 1, 2 and so on", stage)
+    refuse_rows(path, table["file_name"], table["file_name"].duplicated(), "each slice once", stage)
     for column in (*IMAGE_SIZE, "scale_x", "scale_y"):
-        refuse_rows(path, column, table[column], ~(table[column] > 0), "a number above 0", stage)
-    return table.assign(part=part)
-
-
-def _check_rows(folder: Path, part: str, rows: int) -> None:
-    """Compare the number of rows in the index with the array's."""
-    found = len(_mapped(folder, part))
-    if found != rows:
-        raise UserError(
-            f"{folder / part}.csv: {rows} rows, but {part}.npy has {found}; run `dvc repro -f preprocess@{part}`"
-        )
+        refuse_rows(path, table[column], ~(table[column] > 0), "a number above 0", stage)
+    return table
 
 
 def _mapped(folder: Path, part: str) -> np.ndarray:
