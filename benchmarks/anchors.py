@@ -15,8 +15,8 @@ import numpy as np
 
 from lesionpipe.anchors.grid import SIZES_PX, AnchorSet, anchors_for, centre_inside, paper_set
 from lesionpipe.anchors.overlap import BestOverlap
-from lesionpipe.anchors.search import SearchSettings, SearchSpace, search_anchors
-from lesionpipe.commands.box_file import read_boxes
+from lesionpipe.anchors.search import SearchSpace, search_anchors
+from lesionpipe.commands.anchors import read_boxes
 from lesionpipe.core.boxes import pairwise_iou
 from lesionpipe.core.errors import run
 
@@ -53,9 +53,8 @@ def main() -> None:
     boxes, images = read_boxes(asked.boxes, "val")
     usual = (images == USUAL_SIDE_PX).all(axis=1)
     overlap = BestOverlap(boxes, anchor_set.strides, images)
-    found = search_anchors(
-        SearchSpace(SIZES_PX, levels, ((0.4, 1.6),) * 3, ((1.0, 4.0),) * 2), overlap, "iou", SearchSettings()
-    )
+    space = SearchSpace(SIZES_PX, levels, ((0.4, 1.6),) * 3, ((1.0, 4.0),) * 2)
+    found = search_anchors(space, overlap, "iou")
     fast = min(seconds(lambda: overlap.of(anchor_set)) for _ in range(REPEATS))
     sample = boxes[usual][::9].astype(np.float32)
     start = time.perf_counter()

@@ -7,7 +7,6 @@ Dice and boundary distance (mean symmetric surface distance, mm) by method, size
 """
 
 import argparse
-import dataclasses
 import os
 import subprocess
 import sys
@@ -23,13 +22,10 @@ from ruamel.yaml import YAML
 from lesionpipe.data.size_groups import by_size
 from lesionpipe.data.stored.schema import read_lesions
 from lesionpipe.data.stored.slices import read_slice_index
-from lesionpipe.mask_quality.agreement import measured_agreement
 from lesionpipe.mask_quality.contact_sheet import METHODS
-from lesionpipe.mask_quality.quality import true_masks_of
-from lesionpipe.mask_quality.summary import AGREEMENT_COLUMNS
-from lesionpipe.masks.methods import LesionMask, MaskSettings, make_mask
-from lesionpipe.masks.part import SliceTask, lesion_slice, slice_tasks
-from lesionpipe.params import load_params
+from lesionpipe.mask_quality.quality import AGREEMENT_COLUMNS, measured_agreement, true_masks_of
+from lesionpipe.masks.methods import LesionMask, SliceTask, lesion_slice, make_mask, slice_tasks
+from lesionpipe.params import Masks, load_params
 
 ROOT = Path(__file__).parents[1]
 PART = "01"
@@ -45,7 +41,7 @@ def main() -> None:
         for size in options.sizes:
             prepare(options.patients, size, first=size == options.sizes[0])
             params = load_params()
-            table = pd.concat(list(all_methods(MaskSettings(**params.masks.model_dump()), size)))
+            table = pd.concat(list(all_methods(params.masks, size)))
             report(size, table, params.evaluate.size_edges_mm)
 
 
@@ -64,14 +60,14 @@ def prepare(patients: int, size: int, first: bool) -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
-def variants(chosen: MaskSettings) -> dict[str, MaskSettings]:
+def variants(chosen: Masks) -> dict[str, Masks]:
     """The three methods, and GrabCut from the paper's own trimap, by the name of their row."""
-    methods = {method: dataclasses.replace(chosen, method=method) for method in METHODS}
-    papers = dataclasses.replace(chosen, method="grabcut", background_ellipse_factor=None)
+    methods = {method: chosen.model_copy(update={"method": method}) for method in METHODS}
+    papers = chosen.model_copy(update={"method": "grabcut", "background_ellipse_factor": None})
     return methods | {"grabcut, background_ellipse_factor: null": papers}
 
 
-def all_methods(chosen: MaskSettings, size: int) -> Iterator[pd.DataFrame]:
+def all_methods(chosen: Masks, size: int) -> Iterator[pd.DataFrame]:
     """One table per variant: lesion, variant, seconds, method, dice, boundary_mm and the lesion's size and type."""
     lesions = read_lesions()
     true, spacing = true_masks_of([PART], lesions), lesions.set_index("lesion")["spacing_mm"]
@@ -79,15 +75,13 @@ def all_methods(chosen: MaskSettings, size: int) -> Iterator[pd.DataFrame]:
     for name, settings in variants(chosen).items():
         rows = []
         for lesion, made, seconds in timed(tasks, settings):
-            mask = np.zeros((size, size), bool)
-            mask[made.y0 : made.y0 + made.mask.shape[0], made.x0 : made.x0 + made.mask.shape[1]] = made.mask
-            quality = measured_agreement(mask, true[lesion], spacing[lesion])
+            quality = measured_agreement(made.on_slice(size), true[lesion], spacing[lesion])
             rows.append((lesion, name, seconds, made.method, *quality))
         columns = ["lesion", "variant", "seconds", "method", *AGREEMENT_COLUMNS]
         yield pd.DataFrame(rows, columns=columns).merge(lesions[["lesion", "type", "long_diameter_mm"]], on="lesion")
 
 
-def timed(tasks: list[SliceTask], settings: MaskSettings) -> list[tuple[int, LesionMask, float]]:
+def timed(tasks: list[SliceTask], settings: Masks) -> list[tuple[int, LesionMask, float]]:
     """Lesion, mask and seconds on one core, the reading of the slice aside."""
     results = []
     for task in tasks:

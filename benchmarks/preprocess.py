@@ -28,11 +28,10 @@ import pandas as pd
 
 from lesionpipe.core.parallel import cores
 from lesionpipe.download.reader import ZipReader, split_name
-from lesionpipe.params import load_params
-from lesionpipe.preprocess.part import preprocess_part, read_key_slices
-from lesionpipe.preprocess.stack import StackSettings, plan_stack
+from lesionpipe.params import Preprocess, load_params
+from lesionpipe.preprocess.part import plan_stack, preprocess_part, read_key_slices
 
-PAPER = StackSettings(image_size=512, slices=3, spacing_mm=2.0, hu=(-1024, 1050))
+PAPER = Preprocess(image_size=512, slices=3, spacing_mm=2.0, hu=(-1024, 1050))
 SIDE = 512
 DIFFERENT = 200
 SERIES_SLICES = 60
@@ -75,7 +74,7 @@ def _png(seed: int) -> bytes:
     return cv2.imencode(".png", (image + 32768).astype(np.uint16))[1].tobytes()
 
 
-def needed_names(reader: ZipReader, key_slices: pd.DataFrame, settings: StackSettings) -> list[str]:
+def needed_names(reader: ZipReader, key_slices: pd.DataFrame, settings: Preprocess) -> list[str]:
     """Every slice that the part's stacks need, once, in the archive's order."""
     names = set()
     for row in key_slices.itertuples():
@@ -104,14 +103,14 @@ def decode_only(reader: ZipReader, names: list[str], workers: int) -> float:
     return time.perf_counter() - start
 
 
-def stage(archive: Path, table: pd.DataFrame, settings: StackSettings, out: Path, workers: int) -> float:
+def stage(archive: Path, table: pd.DataFrame, settings: Preprocess, out: Path, workers: int) -> float:
     """Seconds of the stage's job, from opening the archive to the synced files."""
     start = time.perf_counter()
     preprocess_part(ZipReader(archive), table, settings, "01", out, workers)
     return time.perf_counter() - start
 
 
-def measure(archive: Path, key_slices: Path, settings: StackSettings, out: Path, workers: int, repeats: int) -> dict:
+def measure(archive: Path, key_slices: Path, settings: Preprocess, out: Path, workers: int, repeats: int) -> dict:
     table = read_key_slices(key_slices.stem, key_slices.parent)
     reader = ZipReader(archive)
     names = needed_names(reader, table, settings)
@@ -141,12 +140,6 @@ def measure(archive: Path, key_slices: Path, settings: StackSettings, out: Path,
     }
 
 
-def settings_of(path: Path) -> StackSettings:
-    """The section `preprocess` of a parameter file."""
-    section = load_params(path).preprocess
-    return StackSettings(section.image_size, section.slices, section.spacing_mm, section.hu)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2.1)
@@ -157,7 +150,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the scratch files go (default: the temporary folder)")
     args = parser.parse_args()
-    settings = settings_of(args.params) if args.params else PAPER
+    settings = load_params(args.params).preprocess if args.params else PAPER
     scratch = Path(tempfile.mkdtemp(dir=args.folder))
     try:
         archive, table = (args.archive, args.key_slices) if args.archive else make_part(scratch, args.gigabytes)

@@ -3,21 +3,20 @@
 Writes data/anchors.json, the anchors in use, and how well all three sets cover the lesions: metrics/anchors*.
 """
 
+import functools
 from collections.abc import Sequence
 
 import pandas as pd
 
 from lesionpipe.anchors.grid import level_numbers, paper_set, retinanet_set
-from lesionpipe.anchors.overlap import BestOverlap
+from lesionpipe.anchors.overlap import BestOverlap, SplitBoxes, compare_anchor_sets
 from lesionpipe.anchors.plots import draw_shapes
-from lesionpipe.anchors.report import SplitBoxes, compare_anchor_sets, search_by_count
-from lesionpipe.anchors.search import build_search_settings, build_search_space, search_anchors
+from lesionpipe.anchors.search import build_search_space, search_anchors, search_by_count
 from lesionpipe.core.errors import UserError, run
 from lesionpipe.core.formats import write_csv, write_json
 from lesionpipe.data.size_groups import by_size
-from lesionpipe.data.stored.geometry import to_stored
 from lesionpipe.data.stored.schema import BOX, LESIONS_CSV, counted_lesions, read_lesions
-from lesionpipe.data.stored.slices import read_slice_index, with_image_sizes
+from lesionpipe.data.stored.slices import read_slice_index, to_stored, with_image_sizes
 from lesionpipe.params import Params, load_params
 
 REPORTED_SPLITS = ("val", "test")
@@ -33,18 +32,18 @@ def main() -> None:
         raise UserError(f"{LESIONS_CSV}: {problem}")
 
     space = build_search_space(chosen, level_numbers(params.network.levels), params.preprocess.image_size)
-    settings = build_search_settings(chosen)
     published = {"default": retinanet_set(space.levels, space.sizes), "paper": paper_set(space.levels, space.sizes)}
     strides = published["paper"].strides if chosen.placement == "grid" else None
     overlap = BestOverlap(fitted.boxes, strides, fitted.image_sizes)
-    found = search_anchors(space, overlap, chosen.objective, settings)
+    differential = chosen.model_dump(include={"population", "generations", "mutation", "seed"})
+    search = functools.partial(search_anchors, overlap=overlap, objective=chosen.objective, **differential)
+    found = search(space)
     sets = {"searched": found.anchors} | published
 
     write_json("data/anchors.json", sets[chosen.use].to_dict() | {"use": chosen.use})
     write_json("metrics/anchors.json", compare_anchor_sets(sets, {split: splits[split] for split in REPORTED_SPLITS}))
     write_csv("metrics/anchors_convergence.csv", pd.DataFrame(found.history))
-    by_count = search_by_count(space, fitted, overlap, chosen.objective, settings, params.runtime.workers)
-    write_csv("metrics/anchors_count.csv", by_count)
+    write_csv("metrics/anchors_count.csv", search_by_count(space, fitted, search, params.runtime.workers))
     draw_shapes("metrics/anchors_shapes.png", sets, fitted)
     effort = f"{found.evaluations} evaluations over {len(fitted.boxes)} lesions in {found.seconds:.1f} s"
     print(f"in use: {chosen.use}, {sets[chosen.use].per_cell} anchors per cell; the search took {effort}")

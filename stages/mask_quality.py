@@ -6,9 +6,14 @@ from lesionpipe.core.formats import write_json
 from lesionpipe.data.stored.schema import read_lesions
 from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.mask_quality.contact_sheet import choose_examples, contact_sheet, save_contact_sheet
-from lesionpipe.mask_quality.quality import agreement_with_true, examples_of, masks_with_lesions, true_masks_of
-from lesionpipe.mask_quality.summary import agreement_by_group, method_counts
-from lesionpipe.masks.methods import MaskSettings
+from lesionpipe.mask_quality.quality import (
+    agreement_by_group,
+    agreement_with_true,
+    examples_of,
+    masks_with_lesions,
+    method_counts,
+    true_masks_of,
+)
 from lesionpipe.params import load_params
 
 SHOWN_LESIONS = 24
@@ -16,7 +21,7 @@ SHOWN_LESIONS = 24
 
 def main() -> None:
     params = load_params()
-    parts, settings = params.dataset.parts, MaskSettings(**params.masks.model_dump())
+    parts, settings = params.dataset.parts, params.masks
     SliceStore.open(parts=parts)  # refuses damaged slices
     table = masks_with_lesions(parts, read_lesions())
     true = true_masks_of(parts, table)

@@ -9,12 +9,12 @@ import numpy as np
 
 from lesionpipe.core.errors import part_argument, run
 from lesionpipe.core.formats import write_csv
-from lesionpipe.core.parallel import parallel_map
+from lesionpipe.core.parallel import spread
+from lesionpipe.core.progress import progress
 from lesionpipe.data.masks import StoredMask, write_masks
 from lesionpipe.data.stored.schema import read_part_lesions
 from lesionpipe.data.stored.slices import SliceStore
-from lesionpipe.masks.methods import MaskSettings
-from lesionpipe.masks.part import masks_of_slice, methods_table, slice_tasks
+from lesionpipe.masks.methods import masks_of_slice, methods_table, slice_tasks
 from lesionpipe.params import load_params
 
 
@@ -23,9 +23,10 @@ def main() -> None:
     part = part_argument(params.dataset.parts)
     array, index = f"data/slices/{part}.npy", SliceStore.open(parts=[part]).index
     tasks = slice_tasks(array, index, read_part_lesions(part))
-    work = functools.partial(masks_of_slice, settings=MaskSettings(**params.masks.model_dump()))
+    work = functools.partial(masks_of_slice, settings=params.masks)
     runtime = params.runtime
-    made = list(parallel_map(work, tasks, f"masks {part}", runtime.workers, "slice", runtime.cluster))
+    results = spread(work, tasks, runtime.workers, cluster=runtime.cluster)
+    made = list(progress(results, f"masks {part}", len(tasks), "slice"))
     kept = [StoredMask(n, task.row, *m[:3]) for task, pairs in zip(tasks, made, strict=True) for n, m in pairs]
     side = np.load(array, mmap_mode="r").shape[-1]
     write_masks(f"data/masks/{part}.npz", kept, side)

@@ -5,17 +5,16 @@ from lesionpipe.download.inventory import read_inventory
 from lesionpipe.download.reader import open_part
 from lesionpipe.params import load_params
 from lesionpipe.preprocess.part import preprocess_part, read_key_slices
-from lesionpipe.preprocess.stack import StackSettings
 
 
 def main() -> None:
     params = load_params()
-    dataset, settings, runtime = params.dataset, params.preprocess, params.runtime
+    dataset, runtime = params.dataset, params.runtime
     part = part_argument(dataset.parts)
     index = preprocess_part(
         open_part(dataset.source, dataset.path, part, read_inventory(part)),
         read_key_slices(part),
-        StackSettings(settings.image_size, settings.slices, settings.spacing_mm, settings.hu),
+        params.preprocess,
         part,
         workers=runtime.workers,
         cluster=runtime.cluster,

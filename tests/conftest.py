@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import logging
 import signal
 import subprocess
 from pathlib import Path
@@ -38,3 +39,18 @@ def small_disk(tmp_path):
         pytest.skip("mounting a small disk needs root")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The address of a real Dask scheduler on a TCP port with two worker processes."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2,
+        processes=True,
+        threads_per_worker=1,
+        dashboard_address=":0",
+        host="127.0.0.1",
+        silence_logs=logging.CRITICAL,
+    ) as made:
+        yield made.scheduler_address

@@ -1,26 +1,25 @@
 """GrabCut and its guards: a disc that must be found, and inputs that make others crash."""
 
-import dataclasses
-
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesionpipe.mask_quality.agreement import dice
+from lesionpipe.mask_quality.quality import dice
 from lesionpipe.masks import grabcut
-from lesionpipe.masks.grabcut import Failure
-from lesionpipe.masks.methods import LesionMask, MaskSettings, WeakLabel, dilation_radius, make_mask
+from lesionpipe.masks.grabcut import NoMask
+from lesionpipe.masks.methods import FALLBACKS, LesionMask, WeakLabel, dilation_radius, make_mask
+from lesionpipe.params import Masks
 
 SIDE = 96
 MARGIN = (5.0, 5.0)
 WINDOW = (-175.0, 275.0)
-FALLBACKS = {"ellipse", "quadrilateral", "box-ellipse"}
 
 
-def masks(method: str = "grabcut", **changes) -> MaskSettings:
-    return dataclasses.replace(MaskSettings(method, 1.0, 1.3, False, 3), **changes)
+def masks(method: str = "grabcut", **changes) -> Masks:
+    usual = {"crop_margin": 1.0, "background_ellipse_factor": 1.3, "full_slice": False, "iterations": 3}
+    return Masks(method=method, **usual | changes)
 
 
 def superellipse(centre: tuple[float, float], half: tuple[float, float], power: float = 4) -> np.ndarray:
@@ -42,9 +41,7 @@ def label(x1: float, y1: float, x2: float, y2: float, window: tuple[float, float
 
 
 def full(made: LesionMask) -> np.ndarray:
-    mask = np.zeros((SIDE, SIDE), bool)
-    mask[made.y0 : made.y0 + made.mask.shape[0], made.x0 : made.x0 + made.mask.shape[1]] = made.mask
-    return mask
+    return made.on_slice(SIDE)
 
 
 def test_grabcut_finds_a_shape_that_the_ellipse_misses() -> None:
@@ -168,7 +165,8 @@ def test_seeds_of_one_kind_only_are_refused_before_opencv() -> None:
     image = np.arange(36, dtype=np.uint8).reshape(6, 6)
     for value, reason in ((1, "no background seeds"), (0, "no foreground seeds")):
         trimap = np.full((6, 6), value, np.uint8)
-        assert grabcut.segment(image, trimap, trimap > 0, 1, 0) == Failure(reason)
+        with pytest.raises(NoMask, match=reason):
+            grabcut.segment(image, trimap, trimap > 0, 1, 0)
 
 
 def test_an_error_of_opencv_becomes_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from lesionpipe.core.errors import UserError
 from lesionpipe.data.masks import MaskStore
 from lesionpipe.data.stored.schema import COLUMNS
 from lesionpipe.data.stored.slice_writer import write_slices
-from lesionpipe.masks.part import read_methods_table, slice_tasks
+from lesionpipe.masks.methods import read_methods_table, slice_tasks
 
 SIDE = 64
 STAGE = [sys.executable, "-m", "stages.masks", "01"]

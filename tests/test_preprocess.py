@@ -1,5 +1,6 @@
 """From a part's zip or folder to its stored slices: values, the same bytes with any workers, and faults."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -169,6 +170,16 @@ def test_a_wrong_table_of_key_slices_ends_in_one_line(tmp_path):
         read_key_slices("01", tmp_path)
     table().replace({"width_original_px": {64: "wide"}}).to_csv(tmp_path / "01.csv", index=False)
     with pytest.raises(UserError, match=r"01\.csv: .*wide"):
+        read_key_slices("01", tmp_path)
+
+
+@pytest.mark.parametrize("side", ["1e+300", "512.5", "0.0"])
+def test_an_impossible_image_size_is_named_as_it_stands(tmp_path, side):
+    table().astype({"width_original_px": float}).replace({"width_original_px": {64: float(side)}}).to_csv(
+        tmp_path / "01.csv", index=False
+    )
+    message = rf"01\.csv: line 2: width_original_px = {re.escape(side)}, expected a whole number of px up to 1,000,000"
+    with pytest.raises(UserError, match=message):
         read_key_slices("01", tmp_path)
 
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from lesionpipe.masks import recist
-from lesionpipe.masks.recist import TRIMAP_BACKGROUND, TRIMAP_FOREGROUND, TRIMAP_UNKNOWN, PixelGrid
+from lesionpipe.masks.grabcut import TRIMAP_BACKGROUND, TRIMAP_FOREGROUND, TRIMAP_UNKNOWN
+from lesionpipe.masks.methods import WeakLabel, trimap_of
+from lesionpipe.masks.recist import PixelGrid
 
 CROSS = np.array([[0.0, 4.0], [8.0, 4.0], [4.0, 2.0], [4.0, 6.0]])  # long diameter 8 along x, short 4, centre (4, 4)
 
@@ -16,17 +18,14 @@ def test_a_divided_pixel_has_its_centres_inside_the_pixel() -> None:
 
 
 def test_the_quadrilateral_connects_the_end_points_in_turn() -> None:
-    corners = [tuple(c) for c in recist.quadrilateral(CROSS)]
-    assert sorted(corners) == sorted(map(tuple, CROSS))
-    position = {tuple(p): i for i, p in enumerate(corners)}
-    assert abs(position[0, 4] - position[8, 4]) == 2  # the ends of the long diameter face each other
     drawn = recist.draw_quadrilateral(CROSS, PixelGrid.over(0, 0, 9, 9))
-    assert drawn.sum(axis=1).tolist() == [0, 0, 1, 5, 9, 5, 1, 0, 0]  # a rhombus
+    assert drawn.sum(axis=1).tolist() == [0, 0, 1, 5, 9, 5, 1, 0, 0]  # a rhombus: long and short ends take turns
 
 
 def test_diameters_that_do_not_cross_give_the_convex_outline() -> None:
     apart = np.array([[0.0, 0.0], [4.0, 0.0], [1.0, 2.0], [1.0, 4.0]])  # (1, 2) lies within the triangle of the others
-    assert len(recist.quadrilateral(apart)) == 3
+    drawn = recist.draw_quadrilateral(apart, PixelGrid.over(0, 0, 6, 6))
+    assert drawn.sum(axis=1).tolist() == [5, 3, 2, 1, 1, 0]
 
 
 @pytest.mark.parametrize("points", [[[2, 2]] * 4, [[0, 0], [4, 4], [1, 1], [3, 3]]], ids=["coincident", "collinear"])
@@ -35,37 +34,34 @@ def test_points_without_area_draw_no_quadrilateral(points: list) -> None:
 
 
 def test_the_ellipse_has_the_diameters_as_axes() -> None:
-    found = recist.ellipse(CROSS)
-    assert found.centre.tolist() == [4, 4]
-    assert found.half_axes == (4, 2)
-    fine = found.draw(PixelGrid.over(0, 0, 9, 9, factor=16))
+    assert recist.diameters(CROSS) == (8, 4)
+    fine = recist.draw_ellipse(CROSS, PixelGrid.over(0, 0, 9, 9, factor=16))
     assert fine.sum() / 256 == pytest.approx(np.pi * 4 * 2, rel=0.01)
-    assert found.stretched(2).draw(PixelGrid.over(-8, -8, 25, 25, factor=8)).sum() / 64 == pytest.approx(
-        4 * np.pi * 8, rel=0.01
-    )
+    doubled = recist.draw_ellipse(CROSS, PixelGrid.over(-8, -8, 25, 25, factor=8), stretch=2)
+    assert doubled.sum() / 64 == pytest.approx(4 * np.pi * 8, rel=0.01)
 
 
 def test_the_ellipse_turns_with_the_long_diameter() -> None:
-    along_y = recist.ellipse(CROSS[:, ::-1])
-    assert along_y.draw(PixelGrid.over(4, 0, 1, 9))[:, 0].sum() == 9  # all of column 4, from 0 to 8
-    assert along_y.draw(PixelGrid.over(0, 4, 9, 1))[0].sum() == 5  # of row 4 only 2 to 6
+    along_y = CROSS[:, ::-1]
+    assert recist.draw_ellipse(along_y, PixelGrid.over(4, 0, 1, 9))[:, 0].sum() == 9  # all of column 4, from 0 to 8
+    assert recist.draw_ellipse(along_y, PixelGrid.over(0, 4, 9, 1))[0].sum() == 5  # of row 4 only 2 to 6
 
 
 def test_an_ellipse_without_width_is_empty() -> None:
     flat = np.array([[0.0, 4.0], [8.0, 4.0], [4.0, 4.0], [4.0, 4.0]])
-    assert not recist.ellipse(flat).draw(PixelGrid.over(0, 0, 9, 9)).any()
+    assert not recist.draw_ellipse(flat, PixelGrid.over(0, 0, 9, 9)).any()
 
 
 def test_the_ellipse_in_a_box_leaves_the_margin() -> None:
-    found = recist.box_ellipse(np.array([10.0, 20.0, 40.0, 40.0]), (5.0, 5.0))
-    assert found.centre.tolist() == [25, 30]
-    assert found.half_axes == (10, 5)
-    assert recist.box_ellipse(np.array([0.0, 0.0, 4.0, 4.0]), (5.0, 5.0)).half_axes == (0.5, 0.5)
+    found = recist.box_points(np.array([10.0, 20.0, 40.0, 40.0]), (5.0, 5.0))
+    assert found.tolist() == [[15, 30], [35, 30], [25, 25], [25, 35]]
+    assert recist.diameters(recist.box_points(np.array([0.0, 0.0, 4.0, 4.0]), (5.0, 5.0))) == (1, 1)
 
 
 def test_the_trimap_is_foreground_inside_background_outside_the_box_and_unknown_between() -> None:
     grid = PixelGrid.over(0, 0, 9, 9)
-    trimap = recist.trimap(recist.draw_quadrilateral(CROSS, grid), np.array([0.0, 2.0, 8.0, 6.0]), grid)
+    label = WeakLabel(np.array([0.0, 2.0, 8.0, 6.0]), CROSS, (-175.0, 275.0), (0.0, 0.0))
+    trimap = trimap_of("grabcut", label, grid, background_ellipse_factor=None)
     assert trimap[4].tolist() == [TRIMAP_FOREGROUND] * 9
     assert trimap[2].tolist() == [TRIMAP_UNKNOWN] * 4 + [TRIMAP_FOREGROUND] + [TRIMAP_UNKNOWN] * 4
     assert (trimap[1] == TRIMAP_BACKGROUND).all()

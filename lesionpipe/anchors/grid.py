@@ -11,7 +11,6 @@ too, because the network predicts for them, but they take no part in matching (`
 
 import dataclasses
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -36,7 +35,7 @@ class AnchorSet:
     """The anchors of a pyramid: one size (px) and stride (px) per level, finest first; scales and ratios of every cell.
 
     Raises:
-        UserError: a list is empty, holds a value that can't be, or sizes and strides differ in number.
+        UserError: a list is missing, empty or holds what can't be, or sizes and strides differ in number.
     """
 
     sizes: tuple[float, ...]
@@ -47,10 +46,11 @@ class AnchorSet:
     def __post_init__(self) -> None:
         for name, largest in LARGEST_VALUES.items():
             values = getattr(self, name)
-            if not values or not all(0 < value <= largest for value in values):  # NaN is never greater
-                raise UserError(f"anchors: {name} must be positive numbers up to {largest:g}, not {list(values)}")
+            numbers = isinstance(values, tuple) and all(type(value) in (int, float) for value in values)
+            if not values or not numbers or not all(0 < value <= largest for value in values):  # NaN is never greater
+                raise UserError(f"anchors: {name} = {values!r}: must be a list of positive numbers up to {largest:g}")
         if any(stride != int(stride) for stride in self.strides):
-            raise UserError(f"anchors: strides must be whole numbers of px, not {list(self.strides)}")
+            raise UserError(f"anchors: strides = {self.strides}: must be whole numbers of px")
         if len(self.sizes) != len(self.strides):
             raise UserError(f"anchors: {len(self.sizes)} sizes for {len(self.strides)} levels; give one size per level")
 
@@ -65,27 +65,14 @@ class AnchorSet:
 
     def to_dict(self) -> dict[str, list]:
         """The four lists by name, as JSON holds them."""
-        return {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {name: list(values) for name, values in vars(self).items()}
 
     @classmethod
     def from_dict(cls, values: object) -> Self:
-        """The set in `values`; other keys are ignored.
-
-        Raises:
-            UserError: a key is missing or isn't a list of numbers, or the numbers can't be those of anchors.
-        """
-        lists = {}
-        for name in LARGEST_VALUES:
-            given = values.get(name) if isinstance(values, dict) else None
-            if not isinstance(given, list | tuple) or not all(map(_is_finite_number, given)):
-                raise UserError(f"anchors: {name} must be a list of finite numbers, not {given!r}")
-            lists[name] = tuple(map(float, given))
-        strides = tuple(int(stride) if stride.is_integer() else stride for stride in lists.pop("strides"))
-        return cls(strides=strides, **lists)
-
-
-def _is_finite_number(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # NaN isn't
+        """The set whose lists `values` holds by name; other keys are ignored."""
+        given = values if isinstance(values, dict) else {}
+        lists = {name: given.get(name) for name in LARGEST_VALUES}
+        return cls(**{name: tuple(held) if isinstance(held, list) else held for name, held in lists.items()})
 
 
 def read_anchors(path: str | Path = "data/anchors.json") -> AnchorSet:
@@ -130,32 +117,20 @@ def cell_sides(size: float, scales: Sequence[float], ratios: Sequence[float]) ->
     return np.stack([side / ratio, side * ratio], axis=-1)
 
 
-def cell_counts(height: int, width: int, stride: int) -> tuple[int, int]:
-    """Rows and columns of a level's feature map."""
-    return math.ceil(height / stride), math.ceil(width / stride)
-
-
 def anchors_for(anchor_set: AnchorSet, height: int, width: int) -> np.ndarray:
     """All anchors of an image of height x width px: float32 (A, 4) xyxy.
 
     Order: levels finest first; in a level the cells row by row; in a cell all ratios of the first scale, then of the
     second, and so on.
     """
-    sides = (cell_sides(size, anchor_set.scales, anchor_set.ratios) for size in anchor_set.sizes)
-    levels = zip(sides, anchor_set.strides, strict=True)
-    boxes = [_anchors_of_level(of_cell, stride, height, width) for of_cell, stride in levels]
+    boxes = []
+    for size, stride in zip(anchor_set.sizes, anchor_set.strides, strict=True):
+        columns, rows = (np.arange(math.ceil(side / stride)) for side in (width, height))
+        x, y = np.meshgrid((columns + 0.5) * stride - HALF_PIXEL, (rows + 0.5) * stride - HALF_PIXEL)
+        centres = np.stack([x, y], axis=-1)[:, :, None]  # (rows, columns, 1, 2)
+        half = cell_sides(size, anchor_set.scales, anchor_set.ratios) / 2
+        boxes.append(np.concatenate([centres - half, centres + half], axis=-1).reshape(-1, 4))
     return np.concatenate(boxes).astype(np.float32)
-
-
-def _anchors_of_level(sides: np.ndarray, stride: int, height: int, width: int) -> np.ndarray:
-    rows, columns = cell_counts(height, width, stride)
-    y, x = np.meshgrid(_centres(rows, stride), _centres(columns, stride), indexing="ij")
-    centres = np.stack([x, y], axis=-1)[:, :, None]  # (rows, columns, 1, 2)
-    return np.concatenate([centres - sides / 2, centres + sides / 2], axis=-1).reshape(-1, 4)
-
-
-def _centres(cells: int, stride: int) -> np.ndarray:
-    return (np.arange(cells) + 0.5) * stride - HALF_PIXEL
 
 
 def centre_inside(anchors, height: float, width: float):

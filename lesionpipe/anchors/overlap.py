@@ -4,11 +4,11 @@ Two placements of an anchor (paper, sec. 2.1, doesn't say which; its code takes 
 
 - concentric: anchor and box share their centre. The best that any placement can give.
 - grid: anchors lie where the network puts them (`grid.anchors_for`). The IoU of a box with an anchor of given sides
-  falls with the distance of their centres along x and, separately, along y, so on each level the best anchor is the one
-  in the cell nearest along x and nearest along y. That makes levels x anchors per cell IoUs a box instead of hundreds
-  of thousands, with the same result. At the far borders the nearest centre inside the image counts.
+  falls with the distance of their centres along x and along y, so on each level the cell nearest along both is best:
+  levels x anchors per cell IoUs a box instead of hundreds of thousands. Only centres inside the image count.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,10 +21,11 @@ from lesionpipe.anchors.grid import HALF_PIXEL, AnchorSet, cell_sides
 FIRST_PASS_IOU = 0.5
 UNREACHABLE_PX = 1e9  # further than any anchor reaches
 SMALLEST_IOU = 1e-6  # below it, the focal objective sees no difference from none
+IOU_DIGITS = 6
 
 
 class BestOverlap:
-    """Boxes prepared for comparison with many anchor sets of the same strides; call it with sizes, scales and ratios.
+    """Boxes prepared for comparison with many anchor sets of the same strides.
 
     Args:
         boxes: (n, 4) xyxy px, counted from the centre of the first pixel.
@@ -48,32 +49,29 @@ class BestOverlap:
         # unless one ends within the other there.
         self._reach = np.stack([(sides / 2 - a)[order].T for a in away]).astype(np.float32)  # (levels or 1, 2, n)
 
-    def __len__(self) -> int:
-        return len(self._area)
-
     def of(self, anchor_set: AnchorSet) -> np.ndarray:
         """Best IoU of each box with an anchor of the set: float32 (n,), in the order of the boxes given."""
-        best = np.empty(len(self), np.float32)
-        best[self._order] = self(anchor_set.sizes, anchor_set.scales, anchor_set.ratios)
+        best = np.empty_like(self._area)
+        best[self._order] = self.by_area(anchor_set)
         return best
 
-    def __call__(self, sizes: Sequence[float], scales: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
-        """Best IoU of each box, float32 (n,), smallest box first."""
+    def by_area(self, anchor_set: AnchorSet) -> np.ndarray:
+        """The same, smallest box first."""
+        sizes, scales, ratios = anchor_set.sizes, anchor_set.scales, anchor_set.ratios
         sides = np.multiply.outer(sizes, cell_sides(1, scales, ratios)).astype(np.float32) + self._pixel
         sides = sides.reshape(len(sizes), len(scales), len(ratios), 2)
         areas = sides.prod(axis=-1)  # (levels, scales, ratios)
         first = self._area.searchsorted(areas.min(axis=-1) * FIRST_PASS_IOU)  # (levels, scales)
         last = self._area.searchsorted(areas.max(axis=-1) / FIRST_PASS_IOU)
-        best = np.zeros(len(self), np.float32)
+        best = np.zeros_like(self._area)
         for level, scale in np.ndindex(first.shape):
             rows = slice(first[level, scale], last[level, scale])
             reach = self._reach[level % len(self._reach)][:, rows]  # (2, rows)
             best[rows] = np.maximum(best[rows], self._best_iou(rows, reach, sides[level, scale]))
         rest = np.flatnonzero(best < FIRST_PASS_IOU)
-        if len(rest):
-            reach = self._reach[:, :, rest].swapaxes(0, 1)[:, :, None]  # (2, levels or 1, 1, rest)
-            of_levels = self._best_iou(rest, reach, sides.reshape(len(sizes), -1, 2))  # (levels, rest)
-            best[rest] = np.maximum(best[rest], of_levels.max(axis=0))
+        reach = self._reach[:, :, rest].swapaxes(0, 1)[:, :, None]  # (2, levels or 1, 1, rest)
+        of_levels = self._best_iou(rest, reach, sides.reshape(len(sizes), -1, 2))  # (levels, rest)
+        best[rest] = np.maximum(best[rest], of_levels.max(axis=0))
         return best
 
     def _best_iou(self, rows: slice | np.ndarray, reach: np.ndarray, sides: np.ndarray) -> np.ndarray:
@@ -113,3 +111,45 @@ def anchor_loss(best: np.ndarray, objective: Literal["iou", "focal"]) -> float:
         return 1 - float(best.mean())
     best = np.clip(best, SMALLEST_IOU, 1)
     return float(np.mean(-((1 - best) ** 2) * np.log(best)))
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitBoxes:
+    """The lesions of a split: boxes (n, 4) px of the slice the anchors lie on, its width and height in px (one pair, or
+    (n, 2)), and masks (n,) bool of named groups."""
+
+    boxes: np.ndarray
+    image_sizes: tuple[float, float] | np.ndarray
+    groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def with_all(self) -> dict[str, np.ndarray]:
+        """The groups, and first that of all lesions."""
+        return {"all": np.ones(len(self.boxes), bool)} | self.groups
+
+
+def compare_anchor_sets(sets: dict[str, AnchorSet], splits: dict[str, SplitBoxes]) -> dict:
+    """The number of lesions of every split and group, and for every set `coverage` of each split with lesions."""
+    table: dict[str, dict] = {"lesions": {}}
+    for split, held in splits.items():
+        table["lesions"][split] = {name: int(mask.sum()) for name, mask in held.with_all().items()}
+    for name, anchor_set in sets.items():
+        table[name] = {split: coverage(anchor_set, held) for split, held in splits.items() if len(held.boxes)}
+    return table
+
+
+def coverage(anchor_set: AnchorSet, lesions: SplitBoxes) -> dict[str, dict[str, float]]:
+    """For every group with lesions: mean best IoU on the grid and concentric, and the shares of lesions whose best
+    anchor on the grid is under 0.5 (it trains nothing) and under 0.4 (it counts as background)."""
+    grid = BestOverlap(lesions.boxes, anchor_set.strides, lesions.image_sizes).of(anchor_set)
+    concentric = BestOverlap(lesions.boxes, None).of(anchor_set)
+    table = {}
+    for name, mask in lesions.with_all().items():
+        if mask.any():
+            values = {
+                "mean_iou_grid": grid[mask].mean(dtype=float),
+                "mean_iou_concentric": concentric[mask].mean(dtype=float),
+                "below_0.5_grid": np.mean(grid[mask] < 0.5),
+                "below_0.4_grid": np.mean(grid[mask] < 0.4),
+            }
+            table[name] = {key: round(float(value), IOU_DIGITS) for key, value in values.items()}
+    return table

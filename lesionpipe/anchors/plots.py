@@ -1,13 +1,13 @@
 """Pictures of anchors: lesion sizes with the anchors drawn over them."""
 
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from lesionpipe.anchors.grid import AnchorSet, cell_sides
-from lesionpipe.anchors.overlap import BestOverlap
-from lesionpipe.anchors.report import SplitBoxes
+from lesionpipe.anchors.overlap import BestOverlap, SplitBoxes
 from lesionpipe.core.files import atomic_path
 
 MISSED_COLOUR, MATCHED_COLOUR = "#d62728", "#b8b8b8"
@@ -24,12 +24,16 @@ def draw_shapes(path: str | Path, sets: dict[str, AnchorSet], lesions: SplitBoxe
     sides = lesions.boxes[:, 2:] - lesions.boxes[:, :2]
     for axis, (name, anchor_set) in zip(axes, sets.items(), strict=True):
         best = BestOverlap(lesions.boxes, anchor_set.strides, lesions.image_sizes).of(anchor_set)
-        _dots(axis, sides, best)
-        _crosses(axis, anchor_set)
-        summary = f"mean IoU on the grid {best.mean():.3f}, {(best < 0.5).mean():.1%} under 0.5"
+        missed = best < 0.5
+        axis.plot(*sides[~missed].T, ".", markersize=2, color=MATCHED_COLOUR, label="lesion")
+        axis.plot(*sides[missed].T, ".", markersize=4, color=MISSED_COLOUR, label="lesion, best anchor under 0.5")
+        for size, stride, colour in zip(anchor_set.sizes, anchor_set.strides, cycle(LEVEL_COLOURS), strict=False):
+            crosses, label = cell_sides(size, anchor_set.scales, anchor_set.ratios).T, f"anchor, stride {stride}"
+            axis.plot(*crosses, "x", markersize=5, markeredgewidth=1.4, color=colour, label=label)
+        summary = f"mean IoU on the grid {best.mean():.3f}, {missed.mean():.1%} under 0.5"
         axis.set_title(f"{name}: {anchor_set.per_cell} anchors per cell\n{summary}", fontsize=10)
         axis.set_xlabel("width, px")
-    _limits(axes[0], sides)
+    _limit(axes[0], sides)
     axes[0].set_ylabel("height, px")
     axes[0].legend(fontsize=7, loc="upper left", framealpha=0.9)
     with atomic_path(path) as temporary:
@@ -37,20 +41,7 @@ def draw_shapes(path: str | Path, sets: dict[str, AnchorSet], lesions: SplitBoxe
         figure.savefig(temporary, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
-def _dots(axis, sides: np.ndarray, best: np.ndarray) -> None:
-    missed = best < 0.5
-    axis.plot(*sides[~missed].T, ".", markersize=2, color=MATCHED_COLOUR, label="lesion")
-    axis.plot(*sides[missed].T, ".", markersize=4, color=MISSED_COLOUR, label="lesion, best anchor under 0.5")
-
-
-def _crosses(axis, anchor_set: AnchorSet) -> None:
-    for level, (size, stride) in enumerate(zip(anchor_set.sizes, anchor_set.strides, strict=True)):
-        sides = cell_sides(size, anchor_set.scales, anchor_set.ratios).T
-        look = {"markersize": 5, "markeredgewidth": 1.4, "color": LEVEL_COLOURS[level % len(LEVEL_COLOURS)]}
-        axis.plot(*sides, "x", label=f"anchor, stride {stride}", **look)
-
-
-def _limits(axis, sides: np.ndarray) -> None:
+def _limit(axis, sides: np.ndarray) -> None:
     """Axes around the lesions; anchors far larger than any lesion lie outside."""
     low, high = max(sides.min(), 1) / 1.3, sides.max() * 1.3
     axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")

@@ -5,7 +5,6 @@ background, the rest unknown); then the mask of each method. The method that was
 yellow, and the true mask, where one is known, in blue.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +12,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lesionpipe.mask_quality.agreement import on_stored_grid
-from lesionpipe.masks import recist
-from lesionpipe.masks.grabcut import windowed
-from lesionpipe.masks.methods import MaskSettings, WeakLabel, make_mask, trimap_of, usable_box, usable_points
+from lesionpipe.masks.grabcut import TRIMAP_BACKGROUND, TRIMAP_FOREGROUND, NoMask, windowed
+from lesionpipe.masks.methods import WeakLabel, make_mask, trimap_of, usable_box, usable_points
 from lesionpipe.masks.recist import PixelGrid
+from lesionpipe.params import Masks
 
 METHODS = ("grabcut", "box-dilation", "ellipse")
 PANEL_PX, CAPTION_PX, GAP_PX = 104, 15, 8
@@ -28,7 +26,7 @@ RECIST_COLOUR, SEED_COLOUR = (255, 255, 255), (60, 200, 90)
 
 
 class Example(NamedTuple):
-    """One lesion of the contact sheet: its slice int16 (S, S), label, caption, and true mask bool (H, W) if known."""
+    """One lesion of the contact sheet: its slice int16 (S, S), label, caption, and true mask bool (S, S) if known."""
 
     hu: np.ndarray
     label: WeakLabel
@@ -38,12 +36,8 @@ class Example(NamedTuple):
 
 
 def choose_examples(method: np.ndarray, area_px: np.ndarray, chosen: str, count: int) -> list[int]:
-    """Which of n lesions to show: up to a third with a fallback's mask, the rest spread evenly over the sizes.
-
-    Args:
-        method: (n,) that made each mask. area_px: (n,) of the masks.
-        chosen: `masks.method`.
-    """
+    """Which of n lesions to show: up to a third with a mask by another method (n,) than the chosen one, the rest by it;
+    both spread evenly over the areas (n,)."""
     ordered = np.argsort(area_px, kind="stable")
     fallbacks, usual = ordered[method[ordered] != chosen], ordered[method[ordered] == chosen]
     first = _evenly(fallbacks, max(count // 3, count - len(usual)))
@@ -52,12 +46,12 @@ def choose_examples(method: np.ndarray, area_px: np.ndarray, chosen: str, count:
 
 def _evenly(items: np.ndarray, count: int) -> list[int]:
     """At most `count` of the items, at even distances, first and last included."""
-    if len(items) <= count:
-        return items.tolist()
-    return items[np.linspace(0, len(items) - 1, count).round().astype(int)].tolist()
+    if len(items) > count:
+        items = items[np.linspace(0, len(items) - 1, count).round().astype(int)]
+    return items.tolist()
 
 
-def contact_sheet(examples: list[Example], settings: MaskSettings, title: str) -> Image.Image:
+def contact_sheet(examples: list[Example], settings: Masks, title: str) -> Image.Image:
     """All examples, two strips a row, with a title and the legend."""
     width, height = 5 * PANEL_PX, PANEL_PX + CAPTION_PX
     rows = -(-len(examples) // STRIPS_PER_ROW)
@@ -75,26 +69,32 @@ def contact_sheet(examples: list[Example], settings: MaskSettings, title: str) -
     return sheet
 
 
-def example_strip(example: Example, settings: MaskSettings) -> np.ndarray:
+def example_strip(example: Example, settings: Masks) -> np.ndarray:
     """The five panels of one lesion: uint8 RGB (PANEL_PX, 5 · PANEL_PX, 3)."""
     side = len(example.hu)
-    label = example.label._replace(box=usable_box(example.label.box, side))
-    centre = (label.box[:2] + label.box[2:]) / 2
-    # px of the slice per px of the panel
-    step = max(1.6 * float(np.max(label.box[2:] - label.box[:2])), 16.0) / PANEL_PX
-    start = centre - step * (PANEL_PX - 1) / 2
-    grid = PixelGrid(start[0] + step * np.arange(PANEL_PX), start[1] + step * np.arange(PANEL_PX), 1)
+    label = _drawable(example.label, side)
+    step = max(1.6 * float(np.max(label.box[2:] - label.box[:2])), 16.0) / PANEL_PX  # px of the slice per px of a panel
+    start = (label.box[:2] + label.box[2:]) / 2 - step * (PANEL_PX - 1) / 2
+    grid = PixelGrid(*(start[:, None] + step * np.arange(PANEL_PX)))
     grey = np.rint(_sampled(windowed(example.hu, label.window), grid, cv2.INTER_LINEAR)).astype(np.uint8)
     plain = np.repeat(grey[:, :, None], 3, axis=2)
     panels = [_with_recist(plain, label, grid), _with_trimap(plain, label, grid, settings)]
-    true = None if example.true is None else on_stored_grid(example.true, side)
+    true = [] if example.true is None else [(example.true, TRUE_COLOUR)]
     for method in METHODS:
-        made = make_mask(example.hu, example.label, dataclasses.replace(settings, method=method))
-        mask = np.zeros((side, side), bool)
-        mask[made.y0 : made.y0 + made.mask.shape[0], made.x0 : made.x0 + made.mask.shape[1]] = made.mask
+        made = make_mask(example.hu, example.label, settings.model_copy(update={"method": method}))
         used = method == settings.method or made.method == example.method
-        panels.append(_outlined(plain, mask, true, USED_COLOUR if used else OTHER_COLOUR, grid))
+        shapes = [*true, (made.on_slice(side), USED_COLOUR if used else OTHER_COLOUR)]
+        panels.append(_outlined(plain, shapes, grid))
     return np.concatenate(panels, axis=1)
+
+
+def _drawable(label: WeakLabel, side: int) -> WeakLabel:
+    """The label with its box within the slice, and without end points that give no mask."""
+    label = label._replace(box=usable_box(label.box, side))
+    try:
+        return label._replace(points=usable_points(label))
+    except NoMask:
+        return label._replace(points=None)
 
 
 def _sampled(image: np.ndarray, grid: PixelGrid, interpolation: int) -> np.ndarray:
@@ -105,36 +105,29 @@ def _sampled(image: np.ndarray, grid: PixelGrid, interpolation: int) -> np.ndarr
 
 def _with_recist(plain: np.ndarray, label: WeakLabel, grid: PixelGrid) -> np.ndarray:
     """A panel with the diameters, or with the box where there are none."""
-    panel = plain.copy()
-    corners = np.array([label.box[[0, 1]], label.box[[2, 1]], label.box[[2, 3]], label.box[[0, 3]]])
-    points = label.points if isinstance(usable_points(label), np.ndarray) else None
-    lines = [corners] if points is None else [points[:2], points[2:]]
+    points = label.points
+    lines = [label.box[[[0, 1], [2, 1], [2, 3], [0, 3]]]] if points is None else [points[:2], points[2:]]
     at = [np.rint((line - (grid.x[0], grid.y[0])) / (grid.x[1] - grid.x[0])).astype(np.int32) for line in lines]
-    return cv2.polylines(panel, at, points is None, RECIST_COLOUR, 1, cv2.LINE_AA)
+    return cv2.polylines(plain.copy(), at, points is None, RECIST_COLOUR, 1, cv2.LINE_AA)
 
 
-def _with_trimap(plain: np.ndarray, label: WeakLabel, grid: PixelGrid, settings: MaskSettings) -> np.ndarray:
+def _with_trimap(plain: np.ndarray, label: WeakLabel, grid: PixelGrid, settings: Masks) -> np.ndarray:
     """A panel with the trimap from which the chosen method (or else GrabCut) starts."""
-    points = usable_points(label)
-    if not isinstance(points, np.ndarray):
+    if label.points is None:
         return plain // 3
     method = "grabcut" if settings.method == "ellipse" else settings.method
-    trimap = trimap_of(method, label, grid, settings.background_ellipse_factor)
-    panel = np.where((trimap == recist.TRIMAP_BACKGROUND)[:, :, None], plain // 3, plain)
-    tinted = plain // 2 + np.array(SEED_COLOUR, np.uint8) // 2
-    return np.where((trimap == recist.TRIMAP_FOREGROUND)[:, :, None], tinted, panel)
+    trimap = trimap_of(method, label, grid, settings.background_ellipse_factor)[:, :, None]
+    panel = np.where(trimap == TRIMAP_BACKGROUND, plain // 3, plain)
+    return np.where(trimap == TRIMAP_FOREGROUND, plain // 2 + np.array(SEED_COLOUR, np.uint8) // 2, panel)
 
 
-def _outlined(
-    plain: np.ndarray, mask: np.ndarray, true: np.ndarray | None, colour: tuple, grid: PixelGrid
-) -> np.ndarray:
-    """A panel with the outline of a mask, over that of the true one."""
+def _outlined(plain: np.ndarray, shapes: list[tuple[np.ndarray, tuple]], grid: PixelGrid) -> np.ndarray:
+    """A panel with the outlines of masks (S, S), each in its colour, the last on top."""
     panel = plain.copy()
-    for shape, tint in ((true, TRUE_COLOUR), (mask, colour)):
-        if shape is not None:
-            drawn = (_sampled(shape, grid, cv2.INTER_NEAREST) > 0.5).astype(np.uint8)
-            outlines, _ = cv2.findContours(drawn, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(panel, outlines, -1, tint, 1)
+    for mask, colour in shapes:
+        drawn = (_sampled(mask, grid, cv2.INTER_NEAREST) > 0.5).astype(np.uint8)
+        outlines, _ = cv2.findContours(drawn, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(panel, outlines, -1, colour, 1)
     return panel
 
 

@@ -6,21 +6,26 @@ Only the phantom has true masks: `data/phantom/NN/true_masks_NN.zip`, one per ro
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from lesionpipe.core.boxes import pairwise_iou
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
+from lesionpipe.data.size_groups import by_size
 from lesionpipe.data.stored.schema import BOX
 from lesionpipe.data.stored.slices import SLICES_FOLDER, read_slice_index
 from lesionpipe.data.true_masks import read_true_masks
 from lesionpipe.lesions.dl_info import read_dl_info
-from lesionpipe.mask_quality.agreement import measured_agreement
 from lesionpipe.mask_quality.contact_sheet import Example
-from lesionpipe.masks.part import lesion_slice, read_methods_table, slice_tasks
+from lesionpipe.masks.grabcut import half_covered
+from lesionpipe.masks.methods import lesion_slice, read_methods_table, slice_tasks
 
 PHANTOM_FOLDER = "data/phantom"
+LARGEST_SPACING_MM = 100.0  # of px in a slice
+AGREEMENT_COLUMNS = ("dice", "boundary_mm")
 SAME_LESION_IOU = 0.5  # of an annotated box with that of a drawn lesion
 
 
@@ -32,11 +37,11 @@ def masks_with_lesions(parts: Sequence[str], lesions: pd.DataFrame) -> pd.DataFr
     """
     tables = []
     for part in parts:
-        path, own = f"{MASKS_FOLDER}/{part}.csv", lesions.loc[lesions["part"] == part, "lesion"]
+        path, own = Path(MASKS_FOLDER) / f"{part}.csv", lesions.loc[lesions["part"] == part, "lesion"]
         table = read_methods_table(path)
         if differing := sorted(set(own) ^ set(table["lesion"])):
-            where = f"{path} alone" if differing[0] in set(table["lesion"]) else "data/lesions.csv alone"
-            raise UserError(f"{path}: lesion {differing[0]} is in {where}; run `dvc repro -f masks@{part}`")
+            where = path if differing[0] in set(table["lesion"]) else "data/lesions.csv"
+            raise UserError(f"{path}: lesion {differing[0]} is in {where} alone; run `dvc repro -f masks@{part}`")
         tables.append(table)
     return pd.concat(tables, ignore_index=True).merge(lesions, on="lesion")
 
@@ -45,10 +50,9 @@ def true_masks_of(parts: Sequence[str], lesions: pd.DataFrame) -> dict[int, np.n
     """Lesion number -> true mask bool (H, W) of the archive's slice; empty where the parts have none."""
     found = {}
     for part in parts:
-        folder = Path(PHANTOM_FOLDER) / part
-        archive = folder / f"true_masks_{part}.zip"
+        archive = Path(PHANTOM_FOLDER) / part / f"true_masks_{part}.zip"
         if archive.exists():
-            true, drawn = read_true_masks(archive), read_dl_info(folder / "DL_info.csv")
+            true, drawn = read_true_masks(archive), read_dl_info(archive.with_name("DL_info.csv"))
             keys = drawn_lesions(lesions[lesions["part"] == part], drawn)
             found |= {lesion: true[key] for lesion, key in keys.items() if key in true}
     return found
@@ -57,20 +61,14 @@ def true_masks_of(parts: Sequence[str], lesions: pd.DataFrame) -> dict[int, np.n
 def drawn_lesions(lesions: pd.DataFrame, drawn: pd.DataFrame) -> dict[int, tuple[str, int]]:
     """Which drawn lesion a lesion is: its number -> (file name, k), the k-th row (from 1) of its slice in `drawn`.
 
-    That is the one whose box it shares best, so that annotations of one's own for the phantom find their masks too.
-
-    Args:
-        lesions: rows of `data/lesions.csv`.
-        drawn: the phantom's table, of `read_dl_info` (its boxes count from 1).
+    That is the one whose box it shares best, so that annotations of one's own for the phantom find their masks too. The
+    boxes of `drawn`, the phantom's table of `read_dl_info`, count from 1.
     """
-    found, rows_of_slice = {}, drawn.groupby("file_name").indices
-    drawn_boxes = drawn[["x1", "y1", "x2", "y2"]].to_numpy(float) - 1
-    for name, own in lesions.groupby("file_name"):
-        if name in rows_of_slice:
-            overlap = pairwise_iou(own[BOX].to_numpy(float), drawn_boxes[rows_of_slice[name]])  # (n, k)
-            for lesion, row in zip(own["lesion"].tolist(), overlap, strict=True):
-                if row.max() >= SAME_LESION_IOU:
-                    found[lesion] = (str(name), int(row.argmax()) + 1)
+    found, drawn_on = {}, dict(list(drawn.groupby("file_name")[["x1", "y1", "x2", "y2"]]))
+    for name, own in lesions[lesions["file_name"].isin(drawn_on)].groupby("file_name"):
+        overlap = pairwise_iou(own[BOX].to_numpy(float), drawn_on[name].to_numpy(float) - 1)  # (n, k)
+        best = zip(own["lesion"].tolist(), overlap.max(axis=1), overlap.argmax(axis=1).tolist(), strict=True)
+        found |= {lesion: (str(name), k + 1) for lesion, iou, k in best if iou >= SAME_LESION_IOU}
     return found
 
 
@@ -81,9 +79,9 @@ def agreement_with_true(parts: Sequence[str], table: pd.DataFrame, true: dict[in
     for part in parts:
         for row in store.rows(part):
             for lesion, mask in zip(*store.of_slice(part, row), strict=True):
-                if int(lesion) in true:
-                    rows.append((int(lesion), *measured_agreement(mask, true[int(lesion)], spacing[lesion])))
-    return pd.DataFrame(rows, columns=["lesion", "dice", "boundary_mm"])
+                if lesion in true:
+                    rows.append((lesion, *measured_agreement(mask, true[lesion], spacing[lesion])))
+    return pd.DataFrame(rows, columns=["lesion", *AGREEMENT_COLUMNS])
 
 
 def examples_of(shown: pd.DataFrame, true: dict[int, np.ndarray]) -> list[Example]:
@@ -92,16 +90,16 @@ def examples_of(shown: pd.DataFrame, true: dict[int, np.ndarray]) -> list[Exampl
     Raises:
         UserError: the slice of a lesion isn't there.
     """
-    found = {}
-    for part, rows in shown.groupby("part"):
-        known = rows.set_index("lesion")
-        for task in slice_tasks(f"{SLICES_FOLDER}/{part}.npy", read_slice_index([part]), rows):
+    found, rows = {}, shown.set_index("lesion")
+    for part in shown["part"].unique():
+        for task in slice_tasks(f"{SLICES_FOLDER}/{part}.npy", read_slice_index([part]), shown):
             for lesion, label in task.lesions:
-                row, hu = known.loc[lesion], lesion_slice(task)
-                found[lesion] = Example(hu, label, _caption(lesion, row), row["method"], true.get(lesion))
-    if missing := [lesion for lesion in shown["lesion"] if lesion not in found]:
+                hu, row = lesion_slice(task), rows.loc[lesion]
+                drawn = on_stored_grid(true[lesion], len(hu)) if lesion in true else None
+                found[lesion] = Example(hu, label, _caption(lesion, row), row["method"], drawn)
+    if missing := [lesion for lesion in rows.index if lesion not in found]:
         raise UserError(f"{SLICES_FOLDER}: no slice of lesion {missing[0]} is there; run `dvc repro preprocess`")
-    return [found[lesion] for lesion in shown["lesion"]]
+    return [found[lesion] for lesion in rows.index]
 
 
 def _caption(lesion: int, row: pd.Series) -> str:
@@ -110,3 +108,74 @@ def _caption(lesion: int, row: pd.Series) -> str:
     reason = f" ({row['reason']})" if row["reason"] else ""
     overlap = f", Dice {row['dice']:.2f}" if np.isfinite(row.get("dice", np.nan)) else ""
     return f"{lesion} {row['type']}, {size}: {row['method']}{reason}{overlap}"
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice overlap of two masks (h, w): 2 |a ∩ b| / (|a| + |b|); 1 where both are empty."""
+    total = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / total if total else 1.0
+
+
+def boundary_distance(a: np.ndarray, b: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0)) -> float:
+    """Mean symmetric surface distance: from every boundary px of each mask (h, w) to the nearest of the other.
+
+    `spacing` is that of rows and of columns, in the unit of the result (mm). NaN where a mask is empty.
+    """
+    if not (a.any() and b.any()):
+        return float("nan")
+    edge_a, edge_b = boundary(a), boundary(b)
+    to_a = ndimage.distance_transform_edt(~edge_a, sampling=spacing)[edge_b]
+    to_b = ndimage.distance_transform_edt(~edge_b, sampling=spacing)[edge_a]
+    return float(np.concatenate([to_a, to_b]).mean())
+
+
+def boundary(mask: np.ndarray) -> np.ndarray:
+    """The px of a mask (h, w) with a side neighbour outside it; the image's border counts as outside."""
+    return mask & ~ndimage.binary_erosion(mask)
+
+
+def on_stored_grid(mask: np.ndarray, side: int) -> np.ndarray:
+    """A mask (H, W) of the archive's slice on the stored grid (side, side): px that are at least half covered."""
+    interpolation = cv2.INTER_AREA if min(mask.shape) >= side else cv2.INTER_LINEAR
+    return half_covered(cv2.resize(mask.astype(np.float32), (side, side), interpolation=interpolation))
+
+
+def measured_agreement(mask: np.ndarray, true: np.ndarray, spacing_mm: float) -> tuple[float, float]:
+    """Dice and boundary distance in mm of a mask (S, S) to the true one (H, W) of the archive's slice, both stored.
+
+    The distance is NaN where the spacing of the archive's slice isn't known (NaN, or above any scan's).
+    """
+    (height, width), side = true.shape, len(mask)
+    true = on_stored_grid(true, side)
+    window = ndimage.find_objects((mask | true).astype(np.uint8))[0]  # all that is measured lies there
+    steps = (spacing_mm * height / side, spacing_mm * width / side)
+    known = spacing_mm <= LARGEST_SPACING_MM  # NaN isn't
+    distance = boundary_distance(mask[window], true[window], steps) if known else float("nan")
+    return dice(mask[window], true[window]), distance
+
+
+def method_counts(table: pd.DataFrame) -> dict:
+    """Lesions by method, and fallbacks by reason, commonest first, of a table with a row per mask."""
+    reasons = table.loc[table["reason"] != "", "reason"]
+    by = {"by_method": table["method"].value_counts(), "by_reason": reasons.value_counts()}
+    return {"lesions": len(table)} | {name: counts.to_dict() for name, counts in by.items()}
+
+
+def agreement_by_group(measured: pd.DataFrame, size_edges_mm: Sequence[float]) -> dict:
+    """Means over all lesions and by method, size group and type.
+
+    `measured` has a row per lesion with method, type, long_diameter_mm, dice, boundary_mm.
+    """
+    sizes = by_size(measured["long_diameter_mm"], size_edges_mm)
+    return {
+        "all": _means(measured),
+        "by_method": {str(k): _means(rows) for k, rows in measured.groupby("method")},
+        "by_size": {name: _means(measured[mask]) for name, mask in sizes.items() if mask.any()},
+        "by_type": {str(k): _means(rows) for k, rows in measured.groupby("type")},
+    }
+
+
+def _means(rows: pd.DataFrame) -> dict:
+    """Number of lesions, means and the worst tenth's Dice, rounded; a mean over nothing is null."""
+    means = {name: rows[name].mean() for name in AGREEMENT_COLUMNS} | {"dice_p10": rows["dice"].quantile(0.1)}
+    return {"lesions": len(rows)} | {k: None if pd.isna(v) else round(float(v), 4) for k, v in means.items()}

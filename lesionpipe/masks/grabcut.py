@@ -1,17 +1,14 @@
 """GrabCut from a trimap, guarded: a mask, or the reason why there is none (paper, sec. 2.2; Rother et al. 2004).
 
 OpenCV's GrabCut asserts when a seed set is empty or its colours are degenerate, and may return a few scattered pixels.
-Here every such case comes out as a `Failure` with a reason that the caller records.
+Here every such case is a `NoMask`, whose reason the caller records.
 """
-
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
-from lesionpipe.masks.recist import TRIMAP_BACKGROUND, TRIMAP_FOREGROUND, TRIMAP_UNKNOWN
-
+TRIMAP_BACKGROUND, TRIMAP_FOREGROUND, TRIMAP_UNKNOWN = 0, 1, 2  # values of a trimap
 OPENCV_SEED = 0  # of the k-means that starts the intensity mixtures
 DEFAULT_WINDOW_HU = (-175.0, 275.0)  # that of three quarters of DeepLesion, where a lesion has none
 REFINED_BOX_PX = 48  # pixels are divided until the box is this many wide and high
@@ -21,27 +18,16 @@ NOISE_SIGMA_PX = 0.6  # original px: the grain of CT noise, smoothed away before
 SMOOTHING_SHARE = 0.2  # of the short half axis: spurs and notches narrower than this are cut off and filled
 
 
-class Failure(NamedTuple):
-    """No mask, and why."""
-
-    reason: str
+class NoMask(Exception):
+    """A method gives no mask of this lesion; the message is the reason."""
 
 
-class Crop(NamedTuple):
-    """A rectangle of whole px: first column and row, width and height."""
-
-    x0: int
-    y0: int
-    width: int
-    height: int
-
-
-def crop_around(box: np.ndarray, crop_margin: float, side: int) -> Crop:
-    """The box xyxy and `crop_margin` times its sides on each side of it, cut to a slice of `side` px."""
+def crop_around(box: np.ndarray, crop_margin: float, side: int) -> tuple[int, int, int, int]:
+    """x0, y0, width and height of the box xyxy with `crop_margin` times its sides around it, cut to `side` px."""
     margin = crop_margin * (box[2:] - box[:2])
-    x0, y0 = np.clip(np.floor(box[:2] - margin), 0, side - 1).astype(int)
-    x1, y1 = np.clip(np.ceil(box[2:] + margin), 0, side - 1).astype(int)
-    return Crop(int(x0), int(y0), int(x1 - x0 + 1), int(y1 - y0 + 1))
+    x0, y0 = np.clip(np.floor(box[:2] - margin), 0, side - 1).astype(int).tolist()
+    x1, y1 = np.clip(np.ceil(box[2:] + margin), 0, side - 1).astype(int).tolist()
+    return x0, y0, x1 - x0 + 1, y1 - y0 + 1
 
 
 def refinement(box: np.ndarray) -> int:
@@ -56,8 +42,7 @@ def refinement(box: np.ndarray) -> int:
 
 def usable_window(window: tuple[float, float]) -> tuple[float, float]:
     """A DICOM window (low, high) in HU; one that is unknown or doesn't rise is DEFAULT_WINDOW_HU."""
-    low, high = window
-    return (low, high) if np.isfinite(low) and np.isfinite(high) and low < high else DEFAULT_WINDOW_HU
+    return window if np.isfinite(window).all() and window[0] < window[1] else DEFAULT_WINDOW_HU
 
 
 def widened_window(window: tuple[float, float], hu: np.ndarray) -> tuple[float, float]:
@@ -83,47 +68,49 @@ def refined(image: np.ndarray, factor: int, smoothing: float) -> np.ndarray:
     """float32 0–255 (h, w) as uint8 (h · factor, w · factor): blurred by `smoothing` px, cubic between them."""
     if smoothing > 0:
         image = cv2.GaussianBlur(image, (0, 0), smoothing)
-    if factor > 1:
-        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
 
 
 def coarsened(mask: np.ndarray, factor: int) -> np.ndarray:
     """Bool (h · factor, w · factor) as (h, w): px at least half covered; if there is none, the most covered."""
-    height, width = mask.shape[0] // factor, mask.shape[1] // factor
-    cover = mask.reshape(height, factor, width, factor).mean(axis=(1, 3))
-    return cover >= min(0.5, cover.max()) if mask.any() else np.zeros((height, width), bool)
+    height, width = mask.shape
+    return half_covered(mask.reshape(height // factor, factor, width // factor, factor).mean(axis=(1, 3)))
 
 
-def segment(
-    image: np.ndarray, trimap: np.ndarray, likely: np.ndarray, iterations: int, radius: float
-) -> np.ndarray | Failure:
-    """GrabCut of the unknown pixels.
+def half_covered(cover: np.ndarray) -> np.ndarray:
+    """Px at least half covered, bool (h, w); where there is none, the most covered, so that no mask vanishes."""
+    return (cover > 0) & (cover >= min(0.5, cover.max()))
+
+
+def segment(image: np.ndarray, trimap: np.ndarray, likely: np.ndarray, iterations: int, radius: float) -> np.ndarray:
+    """GrabCut of the unknown pixels, the same on every run and for any number of threads.
 
     Args:
         image: uint8 (h, w).
         trimap: uint8 (h, w) of TRIMAP_BACKGROUND, TRIMAP_FOREGROUND, TRIMAP_UNKNOWN.
         likely: bool (h, w): unknown pixels that start as foreground, the others as background.
-        iterations: of mixtures and cut.
         radius: of the disc that smooths the outline, px of this grid; below half a px it does nothing.
 
     Returns:
-        bool (h, w): the part connected to the foreground seeds, holes filled; or why there is none. The same on every
-        run and for any number of threads.
+        bool (h, w): the part connected to the foreground seeds, holes filled.
+
+    Raises:
+        NoMask: there is nothing to start from, or OpenCV fails.
     """
     seeds = trimap == TRIMAP_FOREGROUND
     if not seeds.any():
-        return Failure("no foreground seeds")
+        raise NoMask("no foreground seeds")
     if not (trimap == TRIMAP_BACKGROUND).any():
-        return Failure("no background seeds")
+        raise NoMask("no background seeds")
     if image.min() == image.max():
-        return Failure("constant image")
+        raise NoMask("constant image")
     labels = np.choose(trimap, (cv2.GC_BGD, cv2.GC_FGD, cv2.GC_PR_BGD)).astype(np.uint8)
     labels[(trimap == TRIMAP_UNKNOWN) & likely] = cv2.GC_PR_FGD
     try:
         _cut(image, labels, iterations)
     except cv2.error as error:
-        return Failure(f"OpenCV: {error.err or error.code}")
+        raise NoMask(f"OpenCV: {error.err or error.code}") from None
     mask = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     return seeded_component(smoothed(mask, radius) | seeds, seeds)
 
@@ -143,17 +130,14 @@ def _cut(image: np.ndarray, labels: np.ndarray, iterations: int) -> None:
 def smoothed(mask: np.ndarray, radius: float) -> np.ndarray:
     """Opened, then closed with a disc; beyond the border the image repeats its edge, so that nothing shrinks there."""
     steps = round(radius)
-    if steps < 1:
-        return mask
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * steps + 1, 2 * steps + 1))
     wide = np.pad(mask.astype(np.uint8), 2 * steps, mode="edge")
     wide = cv2.morphologyEx(cv2.morphologyEx(wide, cv2.MORPH_OPEN, disc), cv2.MORPH_CLOSE, disc)
-    return wide[2 * steps : -2 * steps, 2 * steps : -2 * steps] > 0
+    height, width = mask.shape
+    return wide[2 * steps :, 2 * steps :][:height, :width] > 0
 
 
 def seeded_component(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """The component that holds the most seeds, and so the crossing of the diameters, without holes."""
-    components, count = ndimage.label(mask)
-    if count > 1:
-        mask = components == np.bincount(components[seeds], minlength=2)[1:].argmax() + 1
-    return ndimage.binary_fill_holes(mask)
+    components, _ = ndimage.label(mask)
+    return ndimage.binary_fill_holes(components == np.bincount(components[seeds])[1:].argmax() + 1)

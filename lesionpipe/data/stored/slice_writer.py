@@ -29,7 +29,7 @@ INDEX_TYPES = {
     "height_original_px": int,
     "scale_x": float,  # stored px per original px (`data.stored.slices.to_stored`)
     "scale_y": float,
-    "neighbours": str,  # exact, interpolated, duplicated or unknown interval (`preprocess.stack.Plan`)
+    "neighbours": str,  # exact, interpolated, duplicated or unknown interval (`preprocess.part.Plan`)
 }
 FLUSH_BYTES = 4 << 20  # to the disk while workers decode, rather than all of it at the end
 
