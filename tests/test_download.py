@@ -169,7 +169,9 @@ def test_a_wrong_file_under_the_archives_name_is_replaced(tmp_path, there):
 
 
 def test_what_is_no_address_is_reported(tmp_path):
-    with pytest.raises(UserError, match=r"Images_png_01.zip: http://x:port/ is no address"):
+    with pytest.raises(
+        UserError, match=r"Images_png_01.zip: http://x:port/: Invalid port: 'port'; correct the address or take"
+    ):
         fetch_archive(archive("http://x:port/"), tmp_path / "a.zip", POLICY, print, threading.Event())
 
 

@@ -33,7 +33,7 @@ class Archive:
         return self.name.removeprefix("Images_png_").removesuffix(".zip")
 
 
-def read_archives(path: str | Path = OFFICIAL_TABLE) -> dict[str, Archive]:
+def read_archives(path: str | Path) -> dict[str, Archive]:
     """The archives of a table (tab-separated, with a header of at least name, url, bytes and md5) by part.
 
     Raises:
@@ -57,7 +57,7 @@ def read_archives(path: str | Path = OFFICIAL_TABLE) -> dict[str, Archive]:
     return archives
 
 
-def archives_of(parts: Sequence[str], table: str | Path = OFFICIAL_TABLE) -> list[Archive]:
+def archives_of(parts: Sequence[str], table: str | Path) -> list[Archive]:
     """The archives of these parts.
 
     Raises:

@@ -6,8 +6,7 @@ The first row names the archive with its size and MD5, each further row a slice 
     Images_png_01.zip,4302204610,,6a3efff2cc8afeebcf9d532f5306807f
     000001_01_01_036.png,228129,9f3c1a2b,
 
-For an extracted folder a slice has its size and time of change, and the first row says among which parts the folder was
-dealt out:
+Of an extracted folder a slice has its size and time of change, and the first row names the parts it was dealt out to:
 
     file_name,bytes,modified_ns,parts
     Images_png,,,01 02
@@ -72,7 +71,7 @@ def read_inventory(part: str, folder: str | Path = INVENTORY_FOLDER) -> Inventor
         return _parsed(pd.read_csv(path, dtype=str, keep_default_na=False).fillna(""))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run `dvc repro download@{part}`") from None
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a whole inventory ({reason}); run `dvc repro -f download@{part}`") from None
 
@@ -93,7 +92,7 @@ def _parsed(table: pd.DataFrame) -> Inventory:
     return Inventory(first["file_name"], stamps, parts=tuple(first["parts"].split()))
 
 
-def read_inventories(parts: Sequence[str], folder: str | Path = INVENTORY_FOLDER) -> pd.DataFrame:
+def read_inventories(parts: Sequence[str]) -> pd.DataFrame:
     """file_name and part of every slice in these parts; of a slice in two parts the first counts.
 
     Raises:
@@ -101,30 +100,23 @@ def read_inventories(parts: Sequence[str], folder: str | Path = INVENTORY_FOLDER
     """
     part_of: dict[str, str] = {}
     for part in parts:
-        inventory = read_inventory(part, folder)
+        inventory = read_inventory(part)
         if inventory.parts and inventory.parts != tuple(sorted(parts)):
-            raise UserError(
-                f"{inventory_path(part, folder)}: the extracted folder was dealt out among the parts "
-                f"{', '.join(inventory.parts)}, but dataset.parts = {', '.join(parts)}: run `dvc repro -f download`, "
-                "then `dvc repro`"
-            )
+            dealt = f"the extracted folder was dealt out among the parts {', '.join(inventory.parts)}"
+            wanted = f"dataset.parts = {', '.join(parts)}: run `dvc repro -f download`, then `dvc repro`"
+            raise UserError(f"{inventory_path(part)}: {dealt}, but {wanted}")
         part_of |= {name: part for name in inventory.stamps if name not in part_of}
     return pd.DataFrame(part_of.items(), columns=["file_name", "part"])
 
 
 def remember(inventory: Inventory) -> None:
     """Keep the inventory of an archive in the scratch folder, under the archive's MD5."""
-    write_inventory(inventory_path(inventory.archive_md5, _memory()), inventory)
+    write_inventory(inventory_path(inventory.archive_md5, scratch_folder() / "inventories"), inventory)
 
 
 def recall(md5: str) -> Inventory | None:
     """The remembered inventory of an archive; None where there is none, or none that is whole."""
     try:
-        inventory = read_inventory(md5, _memory())
+        return read_inventory(md5, scratch_folder() / "inventories")
     except UserError:
         return None
-    return inventory if inventory.archive_md5 == md5 else None
-
-
-def _memory() -> Path:
-    return scratch_folder() / "inventories"

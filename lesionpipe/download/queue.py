@@ -7,7 +7,7 @@ import queue
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from lesionpipe.core.hashing import OnBytes
 from lesionpipe.core.progress import progress
 from lesionpipe.download.archives import Archive
 from lesionpipe.download.http_client import RetryPolicy
-from lesionpipe.download.transfer import Stopped, fault_of, fetch_archive
+from lesionpipe.download.transfer import fault_of, fetch_archive
 
 GRACE_S = 2.0  # for threads to notice that they should stop; they hold nothing that isn't on the disk
 
@@ -85,11 +85,18 @@ def _run(task: Task, archives: Sequence[Archive], ahead: Sequence[Archive], at_a
         with lock:
             bar.update(count if archive in archives else 0)
 
+    def work() -> None:
+        for archive in waiting:
+            if stop.is_set():
+                return
+            try:
+                task(archive, partial(advance, archive), stop)
+                done.put((archive, None))
+            except BaseException as error:  # handed over to the waiting thread
+                done.put((archive, error))
+
     # daemons: Ctrl-C must not wait for a silent server
-    threads = [
-        threading.Thread(target=_work, args=(waiting, done, task, advance, stop), daemon=True)
-        for _ in range(min(at_a_time, len(archives) + len(ahead)))
-    ]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(at_a_time, len(archives) + len(ahead)))]
     for thread in threads:
         thread.start()
     try:
@@ -109,23 +116,3 @@ def _run(task: Task, archives: Sequence[Archive], ahead: Sequence[Archive], at_a
         bar.close()
     if failures:
         raise UserError("; ".join(failures))
-
-
-def _work(
-    waiting: Iterator[Archive],
-    done: queue.SimpleQueue,
-    task: Task,
-    advance: Callable[[Archive, int], None],
-    stop: threading.Event,
-) -> None:
-    """Treat one archive after another until none is left."""
-    for archive in waiting:
-        if stop.is_set():
-            return
-        try:
-            task(archive, partial(advance, archive), stop)
-            done.put((archive, None))
-        except Stopped:
-            return
-        except BaseException as error:  # handed over to the waiting thread
-            done.put((archive, error))

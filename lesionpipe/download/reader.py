@@ -16,7 +16,7 @@ import zlib
 from abc import ABC, abstractmethod
 from functools import lru_cache
 from lzma import LZMAError
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import cv2
 import numpy as np
@@ -41,13 +41,27 @@ class SliceReader(ABC):
 
     source: str  # what messages call it
     stamps: Stamps  # of the slices that exist
+    advice: str  # what to do about a bad slice
 
     def exists(self, file_name: str) -> bool:
         return file_name in self.stamps
 
-    @abstractmethod
     def read(self, file_name: str) -> np.ndarray:
         """int16 HU (H, W) of a slice."""
+        if not self.exists(file_name):
+            raise UserError(f"{self.source}: slice {file_name} is missing; {self.advice}")
+        place, size = self.place(file_name), self.stamps[file_name][0]
+        if size > MAX_PNG_BYTES:
+            raise UserError(f"{place}: {size} bytes are no slice; {self.advice}")
+        return _decoded(self.read_bytes(file_name), place, self.advice)
+
+    @abstractmethod
+    def place(self, file_name: str) -> str:
+        """What messages call a slice that exists."""
+
+    @abstractmethod
+    def read_bytes(self, file_name: str) -> bytes:
+        """The PNG file, which is as it was listed."""
 
 
 def open_part(source: str, path: str | None, part: str, inventory: Inventory) -> SliceReader:
@@ -78,28 +92,21 @@ class ZipReader(SliceReader):
     """Slices straight out of a zip archive, which stays open; `way_to_get` it is what messages advise."""
 
     def __init__(self, path: str | Path, way_to_get: str = "fetch it again") -> None:
-        self.source, self._way_to_get, self._advice = str(Path(path).absolute()), way_to_get, f"delete it, {way_to_get}"
+        self.source, self._way_to_get, self.advice = str(Path(path).absolute()), way_to_get, f"delete it, {way_to_get}"
         self._zip = self._opened()
         self._members = self._slices()
         self.stamps = {name: (member.file_size, member.CRC) for name, member in self._members.items()}
         # so that a worker elsewhere can tell whether it sees the same archive
         self._digest = zlib.crc32(repr(sorted(self.stamps.items())).encode())
 
-    def read(self, file_name: str) -> np.ndarray:
-        content = self.read_bytes(file_name)
-        return _decoded(content, f"{self.source}: {self._members[file_name].filename}", self._advice)
+    def place(self, file_name: str) -> str:
+        return f"{self.source}: {self._members[file_name].filename}"
 
     def read_bytes(self, file_name: str) -> bytes:
-        """The PNG file as it lies in the archive, its checksum compared."""
-        if file_name not in self._members:
-            raise UserError(f"{self.source}: slice {file_name} is missing; {self._advice}")
-        member = self._members[file_name]
-        place = f"{self.source}: {member.filename}"
-        _refuse_large(member.file_size, place, self._advice)
         try:
-            return self._zip.read(member)
+            return self._zip.read(self._members[file_name])  # compares the checksum
         except _UNREADABLE as error:
-            raise UserError(f"{place}: damaged ({error}); {self._advice}") from None
+            raise UserError(f"{self.place(file_name)}: damaged ({error}); {self.advice}") from None
 
     def _opened(self) -> zipfile.ZipFile:
         try:
@@ -107,7 +114,7 @@ class ZipReader(SliceReader):
         except FileNotFoundError:
             raise UserError(f"{self.source}: no such archive; {self._way_to_get}") from None
         except _UNREADABLE as error:
-            raise UserError(f"{self.source}: not a whole zip archive ({error}), cut short?; {self._advice}") from None
+            raise UserError(f"{self.source}: not a whole zip archive ({error}), cut short?; {self.advice}") from None
 
     def _slices(self) -> dict[str, zipfile.ZipInfo]:
         """Official file name -> member."""
@@ -115,12 +122,11 @@ class ZipReader(SliceReader):
         for member in self._zip.infolist():
             path = PurePosixPath(member.filename.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts:
-                raise UserError(f"{self.source}: member {member.filename!r} leads outside the archive; {self._advice}")
-            name = official_name(path)
-            if name:
+                raise UserError(f"{self.source}: member {member.filename!r} leads outside the archive; {self.advice}")
+            if name := official_name(path):
                 other = members.setdefault(name, member)
                 if (other.CRC, other.file_size) != (member.CRC, member.file_size):
-                    raise UserError(f"{self.source}: slice {name} is there twice and differs; {self._advice}")
+                    raise UserError(f"{self.source}: slice {name} is there twice and differs; {self.advice}")
         return members
 
     def __reduce__(self) -> tuple:
@@ -140,29 +146,30 @@ def _reopened(path: str, way_to_get: str, digest: int, size: int, modified_ns: i
 class FolderReader(SliceReader):
     """Slices of an extracted folder (`Images_png` or the one that holds it), which must be as they were listed."""
 
+    advice = "extract it again from its archive"
+
     def __init__(self, path: str | Path, listed: Stamps, relist: str) -> None:
         self.source, self.stamps, self._relist = str(path), listed, relist
         self._root = images_folder(path)
 
-    def read(self, file_name: str) -> np.ndarray:
+    def place(self, file_name: str) -> str:
         series, slice_number = split_name(file_name)
-        path, advice = self._root / series / f"{slice_number}.png", "extract it again from its archive"
-        if file_name not in self.stamps:
-            raise UserError(f"{path}: not listed when the folder was read; {self._relist}")
+        return str(self._root / series / f"{slice_number}.png")
+
+    def read_bytes(self, file_name: str) -> bytes:
+        path = Path(self.place(file_name))
         try:
             stat = path.stat()
-            _refuse_large(stat.st_size, str(path), advice)
             if (stat.st_size, stat.st_mtime_ns) != self.stamps[file_name]:
                 raise UserError(f"{path}: changed since it was listed; {self._relist}")
-            content = path.read_bytes()
+            return path.read_bytes()
         except FileNotFoundError:
-            raise UserError(f"{path}: no such slice; {advice}, or {self._relist}") from None
+            raise UserError(f"{path}: no such slice; {self.advice}, or {self._relist}") from None
         except OSError as error:  # a bad disk, a share that has gone
-            raise UserError(f"{path}: not readable ({error.strerror}); look at the disk, or {advice}") from None
-        return _decoded(content, str(path), advice)
+            raise UserError(f"{path}: not readable ({error.strerror}); look at the disk, or {self.advice}") from None
 
 
-def official_name(path: PurePosixPath) -> str | None:
+def official_name(path: PurePath) -> str | None:
     """`…/000001_01_01/109.png` -> `000001_01_01_109.png`; None for anything else."""
     name = f"{path.parent.name}_{path.name}"
     return name if _NAME.fullmatch(name) else None
@@ -174,11 +181,6 @@ def split_name(file_name: str) -> tuple[str, str]:
     if not match:
         raise UserError(f"file name {file_name!r} is not of the form 000001_01_01_109.png")
     return match[1], match[2]
-
-
-def _refuse_large(size: int, place: str, advice: str) -> None:
-    if size > MAX_PNG_BYTES:
-        raise UserError(f"{place}: {size} bytes are no slice; {advice}")
 
 
 def _decoded(png: bytes, place: str, advice: str) -> np.ndarray:

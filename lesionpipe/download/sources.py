@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
@@ -26,15 +26,8 @@ SCANNERS = 16  # threads that list folders: a shared disk answers many questions
 
 
 def take_phantom(part: str) -> Inventory:
-    """The inventory of the phantom's archive.
-
-    Raises:
-        UserError: it isn't there.
-    """
-    path = archive_path("phantom", None, part)
-    if not path.is_file():
-        raise UserError(f"{path}: no such archive; run `dvc repro phantom@{part}`")
-    return list_archive(path, checksum(path))
+    """The inventory of the phantom's archive."""
+    return list_archive(archive_path("phantom", None, part), way_to_get=f"run `dvc repro phantom@{part}`")
 
 
 def take_archive(
@@ -61,8 +54,8 @@ def take_archive(
         return known
     if policy:
         later = sorted(archives_of(parts, table), key=lambda other: (other.part < part, other.part))
-        ahead = [a for a in later if a.part != part and not (folder / a.name).exists() and not recall(a.md5)]
-        fetch_all([archive], folder, policy, at_a_time, [] if there else ahead)
+        ahead = [a for a in later if a != archive and not (there or (folder / a.name).exists() or recall(a.md5))]
+        fetch_all([archive], folder, policy, at_a_time, ahead)
     else:
         verify_all([archive], folder, at_a_time)
     inventory = list_archive(folder / archive.name, archive.md5)
@@ -85,16 +78,16 @@ def is_preprocessed(archive: Archive) -> bool:
     return inventory.archive_md5 == archive.md5 and bool(names.isin(inventory.stamps).all())
 
 
-def list_archive(path: Path, md5: str) -> Inventory:
-    """The inventory of an archive whose MD5 is known; nothing is decompressed.
+def list_archive(path: Path, md5: str | None = None, way_to_get: str = "fetch it again") -> Inventory:
+    """The inventory of an archive, whose MD5 may be known; nothing is decompressed.
 
     Raises:
-        UserError: the archive is damaged, holds a path that leads outside or no slice at all.
+        UserError: the archive is missing or damaged, holds a path that leads outside or no slice at all.
     """
-    stamps = dict(sorted(ZipReader(path).stamps.items()))
+    stamps = dict(sorted(ZipReader(path, way_to_get).stamps.items()))
     if not stamps:
         raise UserError(f"{path}: holds no slice; expected Images_png/000001_01_01/001.png and so on")
-    return Inventory(path.name, stamps, path.stat().st_size, md5)
+    return Inventory(path.name, stamps, path.stat().st_size, md5 or checksum(path))
 
 
 def list_folder(path: str | Path, part: str, parts: Sequence[str]) -> Inventory:
@@ -112,7 +105,7 @@ def list_folder(path: str | Path, part: str, parts: Sequence[str]) -> Inventory:
         raise UserError(f"dataset.parts: {len(parts)} parts for {len(series)} series in {root}; name fewer")
     with ThreadPoolExecutor(SCANNERS) as pool:
         found = pool.map(_list_series, [root / one for one in deal_out(series, parts)[part]])
-        stamps = {name: stamp for one in found for name, stamp in sorted(one.items())}
+        stamps = {name: stamp for one in found for name, stamp in one.items()}
     if not stamps:
         raise UserError(f"{root}: the series of part {part} hold no slice; name fewer dataset.parts")
     return Inventory(root.name, stamps, parts=tuple(sorted(parts)))
@@ -137,10 +130,9 @@ def deal_out(series: Sequence[str], parts: Sequence[str]) -> dict[str, list[str]
 
 
 def _list_series(folder: Path) -> Stamps:
-    stamps: Stamps = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = official_name(PurePosixPath(folder.name, entry.name))
-            if name:
-                stamps[name] = entry.stat().st_size, entry.stat().st_mtime_ns
+    stamps = {}
+    for path in sorted(folder.iterdir()):
+        if name := official_name(path):
+            stat = path.stat()
+            stamps[name] = stat.st_size, stat.st_mtime_ns
     return stamps

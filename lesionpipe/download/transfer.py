@@ -99,19 +99,15 @@ def _received(archive: Archive, partial: Path, policy: RetryPolicy, on_bytes: On
         except Interrupted as error:
             kept = f"{transfer.size:,} of {archive.bytes:,} bytes are kept in {partial}"
             raise UserError(f"{place}: {error}; {kept}: rerun to go on") from None
-        except UserError as error:
-            raise UserError(f"{place} {error}; correct the address or take a mirror (download.archives)") from None
+        except (UserError, httpx.InvalidURL) as error:
+            raise UserError(f"{place}: {error}; correct the address or take a mirror (download.archives)") from None
         except httpx.TooManyRedirects:
-            raise UserError(f"{place} redirects more than {REDIRECTS} times") from None
-        except httpx.InvalidURL as error:
-            raise UserError(f"{place} is no address: {error}") from None
+            raise UserError(f"{place}: redirects more than {REDIRECTS} times") from None
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise UserError(
-                f"{partial}: no space left on the disk, {archive.bytes - transfer.size:,} bytes are still to come; "
-                "what is there is kept: free some space and rerun"
-            ) from None
+            to_come = f"{archive.bytes - transfer.size:,} bytes are still to come; what is there is kept"
+            raise UserError(f"{partial}: no space left on the disk, {to_come}: free some space and rerun") from None
         return transfer.digest.hexdigest()
 
 
@@ -140,9 +136,9 @@ class _Transfer:
             try:
                 self._receive_rest(http)
             except (Interrupted, httpx.TransportError) as error:
-                if self.size - furthest >= min(CHUNK, self.archive.bytes // 100):
-                    failures = 0  # a slow server that moves on is worth all patience
-                failures, furthest = failures + 1, max(furthest, self.size)
+                moved_on = self.size - furthest >= min(CHUNK, self.archive.bytes // 100)
+                failures = 1 if moved_on else failures + 1  # a slow server that moves on is worth all patience
+                furthest = max(furthest, self.size)
                 if failures > retries:
                     raise Interrupted(f"{str(error) or type(error).__name__}, {failures} times in a row") from None
                 if self.stop.wait(pause(failures, error)):

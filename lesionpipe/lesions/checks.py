@@ -93,12 +93,10 @@ def counts_as_text(counts: dict) -> str:
 
 def _refuse_two_splits(lesions: pd.DataFrame) -> None:
     """A patient in two splits would leak from training into test (the official split is by patient)."""
-    counts = lesions.groupby("patient")["split"].nunique()
-    if (counts > 1).any():
-        patient = counts.idxmax()
-        where = lesions.loc[lesions["patient"] == patient].drop_duplicates("split")
-        rows = ", ".join(f"row {row} {split}" for row, split in zip(where["lesion"], where["split"], strict=True))
-        raise UserError(f"Train_Val_Test: patient {patient} is in two splits ({rows}); correct DL_info.csv")
+    where = lesions.drop_duplicates(["patient", "split"])
+    for patient, rows in where[where.duplicated("patient", keep=False)].groupby("patient"):
+        named = ", ".join(f"row {row} {split}" for row, split in zip(rows["lesion"], rows["split"], strict=True))
+        raise UserError(f"Train_Val_Test: patient {patient} is in two splits ({named}); correct DL_info.csv")
 
 
 def _present(lesions: pd.DataFrame, slices: pd.DataFrame, counts: Counts) -> pd.DataFrame:

@@ -49,10 +49,7 @@ def provide_annotations(
 ) -> Annotations:
     """The annotations found on this computer or fetched; what isn't the official file is reported.
 
-    Args:
-        source, parts, path: of the section `dataset`.
-        given: `dataset.annotations`, which goes before all others.
-        urls, retries: of the section `download`.
+    `given` is `dataset.annotations`, which goes before all others.
 
     Raises:
         UserError: the file isn't there, lies where DVC doesn't track its content, or can't be fetched.
@@ -76,10 +73,9 @@ def _tracked(given: str) -> Path:
     """The file `dataset.annotations`, which must lie in `INPUT_FOLDER`; links there may lead elsewhere."""
     path = Path(given)
     if not Path(os.path.normpath(path.absolute())).is_relative_to(INPUT_FOLDER.absolute()):
-        raise UserError(
-            f"dataset.annotations: {path.absolute()} lies outside {INPUT_FOLDER}, where DVC notices changes; copy or "
-            f"link the file into it: dataset.annotations: {INPUT_FOLDER / path.name}"
-        )
+        remedy = f"copy or link the file into it: dataset.annotations: {INPUT_FOLDER / path.name}"
+        place = f"dataset.annotations: {path.absolute()} lies outside {INPUT_FOLDER}, where DVC notices changes"
+        raise UserError(f"{place}; {remedy}")
     if not path.is_file():
         raise UserError(f"dataset.annotations: {path.absolute()}: no such file; copy or link it there")
     return path
@@ -93,16 +89,14 @@ def _of_phantom(part: str) -> Path:
 
 
 def _beside(source: str, path: str) -> Path | None:
-    """DL_info.csv in or beside the folder of slices; None where an official folder of archives lacks it."""
+    """The file in or beside the folder of slices; None where it may be fetched instead."""
     folder = images_folder(path) if source == "folder" else Path(path)
     for place in (folder, folder.parent):
         if (place / ANNOTATIONS).is_file():
             return place / ANNOTATIONS
     if source == "folder":
-        raise UserError(
-            f"dataset.path: no {ANNOTATIONS} in or beside {folder}; copy or link one into {INPUT_FOLDER}/ and name it "
-            "in dataset.annotations"
-        )
+        remedy = f"copy or link one into {INPUT_FOLDER}/ and name it in dataset.annotations"
+        raise UserError(f"dataset.path: no {ANNOTATIONS} in or beside {folder}; {remedy}")
     return None
 
 
@@ -111,30 +105,28 @@ def _fetched(urls: Sequence[str], retries: RetryPolicy) -> Path:
     kept = scratch_folder() / "downloads" / ANNOTATIONS
     if kept.exists() and compare_with_official(kept) is None:
         return kept
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type((Interrupted, httpx.TransportError)),
+        stop=tenacity.stop_after_attempt(1 + min(MAX_RETRIES, retries.retries)),
+        wait=lambda state: pause(state.attempt_number, state.outcome.exception()),
+        reraise=True,
+    )
     failures = []
     for url in urls:
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((Interrupted, httpx.TransportError)),
-            stop=tenacity.stop_after_attempt(1 + min(MAX_RETRIES, retries.retries)),
-            wait=lambda state: pause(state.attempt_number, state.outcome.exception()),
-            reraise=True,
-        )
         try:
-            content = retrying(_fetch_once, url, retries.timeout_s)
+            with atomic_path(kept) as temporary:
+                temporary.write_bytes(retrying(_received, url, retries.timeout_s))
+            return kept
         except (UserError, Interrupted, httpx.HTTPError, httpx.InvalidURL) as error:
             failures.append(f"{url}: {str(error) or type(error).__name__}")
             print(f"{ANNOTATIONS}: {failures[-1]}", file=sys.stderr)
-            continue
-        with atomic_path(kept) as temporary:
-            temporary.write_bytes(content)
-        return kept
     raise UserError(
         f"{ANNOTATIONS}: no address has it ({'; '.join(failures) or 'download.annotation_urls is empty'}); "
         f"put a copy into {INPUT_FOLDER}/ and name it in dataset.annotations"
     )
 
 
-def _fetch_once(url: str, timeout_s: float) -> bytes:
+def _received(url: str, timeout_s: float) -> bytes:
     content = bytearray()
     with client(timeout_s) as http, http.stream("GET", url) as response:
         check_status(response)
