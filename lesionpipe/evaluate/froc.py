@@ -96,9 +96,9 @@ def sensitivity(events: Events, rates: np.ndarray, weights: np.ndarray | None = 
     lesions, images = weights @ events.lesions_of, weights @ events.images_of
     if lesions == 0 or images == 0:
         return np.full(len(rates), np.nan)
-    hits, false = (
-        np.concatenate([[0], np.cumsum(weights[owners])]) for owners in (events.hit_patients, events.false_patients)
-    )
+    hits = np.concatenate([[0], np.cumsum(weights[events.hit_patients])])
+    false = np.zeros(len(events.false_scores) + 1, dtype=np.int64)
+    np.cumsum(weights[events.false_patients], out=false[1:])
     target = np.asarray(rates) * images
     excess = np.searchsorted(false, target * (1 + ROUNDING), "right") - 1  # the first false positive too many
     inside = excess < len(events.false_scores)
