@@ -1,4 +1,4 @@
-"""The `lesionpipe` command: parts of the pipeline that are useful alone, one module of `commands/` each."""
+"""The `lesionpipe` command: parts of the pipeline that are useful alone, from the modules of `commands/`."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from lesionpipe.commands import ablation, anchors, compare, export, fetch, froc, preset
+from lesionpipe.commands import ablation, anchors, export, fetch, preset, scoring
 from lesionpipe.core import errors
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lesion detection in CT: tools beside the DVC pipeline.",
 )
-for command in (preset.preset, fetch.fetch, anchors.anchors, froc.froc, compare.compare, ablation.ablation):
+for command in (preset.preset, fetch.fetch, anchors.anchors, scoring.froc, scoring.compare, ablation.ablation):
     app.command()(command)
 exports = typer.Typer(no_args_is_help=True, help="Write the data set and the detections for other programs.")
 exports.command()(export.coco)
@@ -31,15 +31,10 @@ def former_drop() -> None:
     )
 
 
-def run_command() -> None:
-    """Entry point of `python -m lesionpipe`: the package of the working folder, where there is one."""
-    errors.run(app)
-
-
 def main() -> None:
     """Entry point of the `lesionpipe` command; in another checkout than the installed one it runs the code there."""
     here = Path("lesionpipe/cli.py")
     if here.is_file() and Path("dvc.yaml").is_file() and not here.samefile(__file__):
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
         os.execve(sys.executable, [sys.executable, "-m", "lesionpipe", *sys.argv[1:]], environment)
-    run_command()
+    errors.run(app)

@@ -28,20 +28,20 @@ def with_settings(root, settings):
     return Params.model_validate(values)
 
 
-@pytest.mark.parametrize("planned", planned_runs(1, 0), ids=list(ROWS))
+@pytest.mark.parametrize("planned", planned_runs(1, {"train.seed": 0}), ids=list(ROWS))
 def test_a_row_is_valid_and_its_command_stands_in_the_readme(root, planned):
-    with_settings(root, planned.settings)
+    with_settings(root, planned.switches)
     assert " ".join(run_words(planned)) in (root / "README.md").read_text()
 
 
 def test_runs_with_seeds_are_named_and_all_rows_come_before_the_next_seed():
-    plan = planned_runs(2, 7)
+    plan = planned_runs(2, {"train.seed": 7})
     assert [p.name for p in plan] == [*ROWS, *(f"{row}-seed1" for row in ROWS)]
-    assert [(p.seed, p.settings["train.seed"]) for p in plan] == [(0, "0")] * 4 + [(1, "1")] * 4
+    assert [(p.seed, p.switches["train.seed"]) for p in plan] == [(0, "0")] * 4 + [(1, "1")] * 4
     assert run_words(plan[4])[3:7] == ["--name", "original-seed1", "-S", "anchors.use=default"]
-    one = planned_runs(1, 7)  # the seed stays as it is
+    one = planned_runs(1, {"train.seed": 7})  # the seed stays as it is
     assert [p.name for p in one] == list(ROWS) and {p.seed for p in one} == {7}
-    assert all("train.seed" not in p.settings for p in one)
+    assert all("train.seed" not in p.switches for p in one)
 
 
 def test_the_rows_are_those_of_the_papers_table(root):

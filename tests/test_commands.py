@@ -14,13 +14,12 @@ from small_set import FOUND, MISS, NEAR, change_params, write_found, write_small
 from test_froc import BOX, found_of, truth_of
 from typer.testing import CliRunner
 
-from lesionpipe.commands.compare import compare
-from lesionpipe.commands.console import print_result
-from lesionpipe.commands.froc import froc
+from lesionpipe.commands.scoring import compare, froc, print_result
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
-from lesionpipe.evaluate.comparison import paired_bootstrap
-from lesionpipe.evaluate.revisions import open_run
+from lesionpipe.evaluate.bootstrap import PatientDraws
+from lesionpipe.evaluate.comparison import compare_rows, score_runs
+from lesionpipe.evaluate.runs import open_runs
 
 BETTER = [*FOUND, ("test", 5, NEAR, 0.95)]  # finds the last lesion, before any false positive
 
@@ -141,7 +140,8 @@ def test_a_true_difference_is_found_and_chance_is_not():
         found_of([(i, BOX, 0.9) for i in range(60) if wanted(i)])
         for wanted in (lambda i: i % 2, lambda i: i % 10, lambda i: not i % 2)
     )
-    true, chance = (paired_bootstrap(truth, a, other, (1.0,), 0.5, samples=500, seed=0) for other in (b, c))
+    scored = [score_runs(truth, {0: found}, (1.0,), 0.5, PatientDraws(60, 500, seed=0)) for found in (a, b, c)]
+    true, chance = (compare_rows(scored[0], other, seed=0) for other in scored[1:])
     assert true.difference[0] == pytest.approx(0.4) and true.low[0] > 0.2 and true.p[0] < 0.01
     assert chance.difference[0] == pytest.approx(0) and chance.low[0] < 0 < chance.high[0] and chance.p[0] > 0.5
 
@@ -170,7 +170,7 @@ def test_revisions_are_read_from_the_cache(repository):
     result = json.loads(call(compare, "better", "plain", "--json"))["at"]["1"]
     assert (result["a"], result["b"]) == pytest.approx((1, 2 / 3))
     with pytest.raises(UserError, match="no-such: neither a file nor a Git revision nor an experiment"):
-        open_run("no-such", "test", ["01"], "keep")
+        open_runs(["no-such"], "test", ["01"], "keep")
 
 
 def test_the_order_of_the_slices_may_differ_between_the_sides(repository):
@@ -189,7 +189,7 @@ def test_a_revision_that_is_in_no_cache_is_named(repository):
             path.chmod(0o644)
             path.unlink()
     with pytest.raises(UserError, match="plain: its detections, lesions or slices are in no cache"):
-        open_run("plain", "test", ["01"], "keep")
+        open_runs(["plain"], "test", ["01"], "keep")
 
 
 def test_a_file_and_a_revision_of_another_set_are_not_compared(repository):

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
+from dvc.utils.flatten import flatten
 from imports import NEUTRAL
 from ruamel.yaml import YAML
 from scmrepo.git import Git
 from typer.main import get_command
 
 from lesionpipe.cli import app
-from lesionpipe.commands.preset import settings_of, whole_preset
+from lesionpipe.commands.preset import whole_preset
 from lesionpipe.params.renamed import RENAMED
 
 ROOT = Path(__file__).parents[1]
@@ -139,7 +140,7 @@ def test_the_changelog_names_every_renamed_parameter():
 @pytest.mark.parametrize(("column", "preset"), [(3, "paper"), (4, "deeplesion"), (5, "phantom")])
 def test_the_paper_s_table_shows_the_presets(column, preset, monkeypatch):
     monkeypatch.chdir(ROOT)
-    settings = settings_of(whole_preset(preset))
+    settings = flatten(whole_preset(preset))
     rows = [line.strip("| ").split(" | ") for line in text_of(ROOT / "docs/paper.md").splitlines() if line[:1] == "|"]
     cells = {row[0]: row[column] if row[column] != "same" else row[3] for row in rows if len(row) == 6}
     for row, name in ROWS_OF_VALUES.items():

@@ -52,7 +52,7 @@ def changed(root, tmp_path, section, **values):
         ("anchors", {"ratio_bounds": [[1, 1e300], [1, 4]]}, ["anchors.ratio_bounds", "1e+300", "100"]),
         ("evaluate", {"size_edges_mm": [True]}, ["evaluate.size_edges_mm.0", "True", "number"]),
         ("evaluate", {"fp_rates": [1, 0.5]}, ["evaluate.fp_rates", "rise"]),
-        ("evaluate", {"fp_rates": [1.0000001, 1.0000002]}, ["evaluate.fp_rates", "differ in their first six digits"]),
+        ("evaluate", {"fp_rates": [1.0000001, 1.0000002]}, ["evaluate.fp_rates", "differ in the first six digits"]),
         ("evaluate", {"fp_rates": [1e300]}, ["evaluate.fp_rates.0", "1e+300", "10000"]),
         ("evaluate", {"operating_fp": 1e300}, ["evaluate.operating_fp", "1e+300", "10000"]),
         ("train", {"batch_size": 2**63}, ["train.batch_size", str(2**63), "10000"]),

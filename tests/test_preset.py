@@ -4,11 +4,12 @@ import shutil
 import subprocess
 
 import pytest
+from dvc.utils.flatten import flatten
 from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML
 from test_commands import call
 
-from lesionpipe.commands.preset import preset, preset_names, settings_of, whole_preset
+from lesionpipe.commands.preset import preset, preset_names, whole_preset
 from lesionpipe.core.errors import UserError
 from lesionpipe.params import load_params
 from lesionpipe.params.json_schema import parameter_comments
@@ -43,7 +44,7 @@ def change(section, **values):
 
 
 def values(path):
-    return settings_of(YAML(typ="safe", pure=True).load(path.read_text()))
+    return flatten(YAML(typ="safe", pure=True).load(path.read_text()))
 
 
 def test_the_committed_parameters_are_the_default_preset(root):

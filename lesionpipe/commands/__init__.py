@@ -1,1 +1,1 @@
-"""Commands of `lesionpipe`, one module each; `cli.py` puts them together."""
+"""Commands of `lesionpipe`; `cli.py` puts them together."""

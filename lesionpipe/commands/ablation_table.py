@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from lesionpipe.commands.froc import FROC_RATES
+from lesionpipe.commands.scoring import FROC_RATES
 from lesionpipe.evaluate.bootstrap import PatientDraws
-from lesionpipe.evaluate.comparison import on_images_of, require_same_truth
-from lesionpipe.evaluate.revisions import open_run
+from lesionpipe.evaluate.comparison import SeededRuns, compare_rows, score_runs, summarise_row
+from lesionpipe.evaluate.runs import open_runs
 from lesionpipe.evaluate.scores import by_rate, null_if_nan
-from lesionpipe.evaluate.seeds import SeededRuns, compare_rows, score_runs, summarise_row
-from lesionpipe.evaluate.truth import Detections, Truth
 from lesionpipe.params import Params
 
 SPLIT = "test"
@@ -17,26 +15,23 @@ INTERVAL_RATE = "4"  # false positives per image at which the Markdown shows int
 
 
 def score_rows(rows: Sequence[str], finished: Mapping[str, Mapping[int, str]], params: Params) -> dict:
-    """The finished runs, all judged by today's `evaluate` and `lesions.noisy`, and the steps between rows (`seeds`).
+    """The finished runs, all judged by today's `evaluate` and `lesions.noisy`, and the steps between rows.
 
     Sensitivities are shares, keyed by the rate; None where a number is undefined or no run of a row is finished.
-
-    Args:
-        rows: names of all rows, in order.
-        finished: Git reference of each finished run by row and seed; at least one.
+    `finished` holds the Git reference of each finished run by row and seed.
 
     Raises:
         UserError: detections are in no cache, or two runs were evaluated on different slices or lesions.
     """
-    truth, detections = _open_runs(finished, params)
-    chosen = params.evaluate
+    chosen, references = params.evaluate, [reference for runs in finished.values() for reference in runs.values()]
+    truth, found = open_runs(references, SPLIT, params.dataset.parts, params.lesions.noisy)
+    opened = iter(found)
+    detections = {row: {seed: next(opened) for seed in runs} for row, runs in finished.items()}
     draws = PatientDraws(truth.patient_count, chosen.bootstrap, chosen.seed)
     scored = {row: score_runs(truth, runs, FROC_RATES, chosen.iou, draws) for row, runs in detections.items()}
     return {
         "split": SPLIT,
-        "images": len(truth.images),
-        "lesions": len(truth.lesion_images),
-        "patients": truth.patient_count,
+        **truth.sizes,
         "iou": chosen.iou,
         "noisy": params.lesions.noisy,
         "draws": chosen.bootstrap,
@@ -64,20 +59,6 @@ def ablation_table(scores: dict) -> str:
         head = ["step", "seeds", "difference", "95 % interval", "p"]
         lines += ["", rule, "", *_markdown(head, [_step_cells(step) for step in scores["steps"]])]
     return "\n".join(lines)
-
-
-def _open_runs(
-    finished: Mapping[str, Mapping[int, str]], params: Params
-) -> tuple[Truth, dict[str, dict[int, Detections]]]:
-    """What all runs were evaluated on, and what each found, by row and seed."""
-    truth, first, found = None, "", {}
-    for row, runs in finished.items():
-        for seed, reference in runs.items():
-            own, detections = open_run(reference, SPLIT, params.dataset.parts, params.lesions.noisy)
-            truth, first = truth or own, first or reference
-            require_same_truth(truth, own, (first, reference))
-            found.setdefault(row, {})[seed] = on_images_of(truth, detections, own)
-    return truth, found
 
 
 def _row(runs: SeededRuns, seed: int) -> dict:

@@ -15,7 +15,7 @@ from lesionpipe.data.detections import DETECTIONS, read_detections
 from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
 from lesionpipe.data.stored.schema import LESIONS_CSV, SPLITS, counted_lesions, counted_slices, read_lesions
 from lesionpipe.data.stored.slices import SLICES_FOLDER, SliceStore
-from lesionpipe.evaluate.coco_export import archive_name, coco_dataset, coco_results, picture
+from lesionpipe.evaluate.coco import archive_name, coco_dataset, coco_results, picture
 from lesionpipe.evaluate.truth import counted_tables, detections_of_split, truth_of_split
 from lesionpipe.params import load_params
 
@@ -47,7 +47,8 @@ def coco(
         _require_slices(slices_folder, index)
     for split in SPLITS:
         truth = truth_of_split(index, counted, split)[0]
-        _write(folder / f"{split}.json", coco_dataset(index, counted, split, mask_store, slices_folder is not None))
+        dataset = coco_dataset(index, counted, split, mask_store, slices_folder is not None)
+        write_text(folder / f"{split}.json", json.dumps(dataset, allow_nan=False))
         print(f"{folder}/{split}.json: {len(truth.images)} slices, {len(truth.lesion_images)} lesions")
     print(f"noisy lesions: {params.lesions.noisy} (lesions.noisy)")
     if slices_folder:
@@ -87,14 +88,8 @@ def _write_results(folder: Path, index: pd.DataFrame, lesions: pd.DataFrame, noi
         return
     kept, counted, found = counted_tables(index, lesions, read_detections(DETECTIONS), noisy)
     for split in sorted(set(found["split"])):
-        if split not in SPLITS:
-            raise UserError(f"{DETECTIONS}: split {split!r} is none of {', '.join(SPLITS)}")
         truth = truth_of_split(kept, counted, split)[0]
-        detections_of_split(found, truth, split, DETECTIONS)  # refuses unknown slices
+        detections_of_split(found, truth, split, DETECTIONS)  # refuses unknown slices and splits
         rows = coco_results(kept, found, split)
-        _write(folder / f"detections_{split}.json", rows)
+        write_text(folder / f"detections_{split}.json", json.dumps(rows, allow_nan=False))
         print(f"{folder}/detections_{split}.json: {len(rows)} detections")
-
-
-def _write(path: Path, content: object) -> None:
-    write_text(path, json.dumps(content, allow_nan=False))

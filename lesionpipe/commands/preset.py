@@ -1,10 +1,12 @@
 """`lesionpipe preset`: a whole params.yaml, with its comments, from a preset that holds what differs from it."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from dvc.utils.flatten import flatten
 from dvc.utils.serialize import dumps_yaml
 from ruamel.yaml import YAML, CommentedMap, YAMLError
 
@@ -30,7 +32,7 @@ def preset(
         return
     present = _yaml_of(TARGET) if TARGET.exists() else CommentedMap()
     wanted = whole_preset(name, present)
-    old, new = settings_of(present), settings_of(wanted)
+    old, new = flatten(present), flatten(wanted)
     lines = [f"{parameter}: {_shown(old, parameter)} -> {_shown(new, parameter)}" for parameter in differing(old, new)]
     print("\n".join(lines) or f"{TARGET} equals preset {name}")
     if lines and not show:
@@ -55,10 +57,7 @@ def preset_names() -> list[str]:
 
 
 def whole_preset(name: str, present: CommentedMap | None = None) -> CommentedMap:
-    """Every parameter of a preset with the comments of the default, in the form that `dvc exp run -S` leaves.
-
-    Args:
-        present: the parameters in use, whose section `runtime` is kept.
+    """Every parameter of a preset with the comments of the default, and the section `runtime` of those in use.
 
     Raises:
         UserError: there is no such preset, or it names a parameter that there isn't.
@@ -67,9 +66,9 @@ def whole_preset(name: str, present: CommentedMap | None = None) -> CommentedMap
         raise UserError(f"no preset {name!r}; there are {', '.join(preset_names())}")
     path = PRESETS / f"{name}.yaml"
     whole = _yaml_of(PRESETS / f"{DEFAULT}.yaml")
-    known = settings_of(whole)
-    kept = {n: v for n, v in settings_of(present or {}).items() if n.startswith(f"{KEPT}.") and n in known}
-    for full_name, value in (settings_of(_yaml_of(path)) | kept).items():
+    known = flatten(whole)
+    kept = {n: v for n, v in flatten(present or {}).items() if n in known and n.startswith(f"{KEPT}.")}
+    for full_name, value in (flatten(_yaml_of(path)) | kept).items():
         if full_name not in known:
             raise UserError(f"{path}: {full_name}: unknown parameter; {DEFAULT}.yaml holds them all")
         if value != known[full_name]:
@@ -78,28 +77,18 @@ def whole_preset(name: str, present: CommentedMap | None = None) -> CommentedMap
     return whole
 
 
-def settings_of(sections: dict) -> Settings:
-    """Values by full name, as `train.epochs`."""
-    return {
-        f"{section}.{key}": value
-        for section, values in sections.items()
-        for key, value in (values.items() if isinstance(values, dict) else ())
-    }
-
-
 def differing(old: Settings, new: Settings) -> list[str]:
     """Names of the parameters that differ or that one side lacks, in the order of `new`."""
     return [name for name in {**new, **old} if old.get(name, ...) != new.get(name, ...)]
 
 
 def _shown(settings: Settings, name: str) -> str:
-    value = settings.get(name, "")
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(_plain(value))
+    return json.dumps(settings[name], ensure_ascii=False, default=str) if name in settings else ""
 
 
 def _refuse_to_lose_changes(present: CommentedMap) -> None:
     """Raise where params.yaml holds what neither a preset nor the last commit holds."""
-    if any(settings_of(present) == settings_of(whole_preset(name, present)) for name in preset_names()):
+    if any(flatten(present) == flatten(whole_preset(name, present)) for name in preset_names()):
         return
     words = ["git", "diff", "--quiet", "HEAD", "--", TARGET]
     if subprocess.run(words, check=False, capture_output=True).returncode != 0:

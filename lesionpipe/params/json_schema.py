@@ -11,9 +11,6 @@ from pydantic.json_schema import GenerateJsonSchema
 from lesionpipe.core.formats import write_json
 from lesionpipe.params import Params
 
-SCHEMA_FILE = "presets/params.schema.json"
-COMMENTED_FILE = "presets/phantom.yaml"
-
 
 def params_schema(commented: str) -> dict:
     """The schema, in which each parameter is described by the comment that it has in the text of a parameter file."""
@@ -40,4 +37,4 @@ def parameter_comments(text: str) -> dict[tuple[str, str], str]:
 
 
 if __name__ == "__main__":
-    write_json(SCHEMA_FILE, params_schema(Path(COMMENTED_FILE).read_text(encoding="utf-8")))
+    write_json("presets/params.schema.json", params_schema(Path("presets/phantom.yaml").read_text(encoding="utf-8")))

@@ -11,28 +11,22 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 Value = TypeVar("Value")
 
 
-def _rising(interval: tuple[Value, Value]) -> tuple[Value, Value]:
-    if interval[0] >= interval[1]:
-        raise ValueError("must rise, as [low, high]")
-    return interval
-
-
-def _all_rising(values: tuple[float, ...]) -> tuple[float, ...]:
+def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
     if any(f"{a:g}" == f"{b:g}" or a > b for a, b in itertools.pairwise(values)):
-        raise ValueError("must rise, and differ in their first six digits")
+        raise ValueError("must rise, and differ in the first six digits")
     return values
 
 
-def _all_different(values: tuple[Value, ...]) -> tuple[Value, ...]:
+def _different(values: tuple[Value, ...]) -> tuple[Value, ...]:
     if len(set(values)) < len(values):
         raise ValueError("each may stand only once")
     return values
 
 
-# YAML has lists, here they are tuples: `strict=False`.
+# `strict=False`: what is a list in YAML becomes a tuple
 Several = Annotated[tuple[Value, ...], Field(strict=False)]
-Rising = Annotated[Several[Value], AfterValidator(_all_rising)]
-Different = Annotated[Several[Value], Field(min_length=1), AfterValidator(_all_different)]
+Rising = Annotated[Several[Value], AfterValidator(_rising)]
+Different = Annotated[Several[Value], Field(min_length=1), AfterValidator(_different)]
 Interval = Annotated[tuple[Value, Value], Field(strict=False), AfterValidator(_rising)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
