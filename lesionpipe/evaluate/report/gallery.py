@@ -77,8 +77,7 @@ def verdicts(truth: Truth, detections: Detections, matches: Matches, threshold: 
 def choose_slices(judged: Sequence[Verdict], strata: pd.Series, wanted: int) -> list[Verdict]:
     """At most `wanted` slices to look at: a third misses, a third the worst false positives, the rest hits.
 
-    Args:
-        strata: a label per lesion (type and size); hits are taken from the strata of their first found lesion in turn.
+    Hits are taken in turn from the `strata`, a label per lesion (type and size), of their first found lesion.
     """
     third = max(wanted // 3, 1) if wanted else 0
     by_misses = sorted((v for v in judged if v.misses), key=lambda v: -v.misses)
