@@ -19,8 +19,6 @@ from lesionpipe.phantom.lesions import Lesion, axis_lengths, recist
 from lesionpipe.phantom.plan import TRAIN, KeySlice, Patient, Scan, plan_patient
 from lesionpipe.phantom.render import random_texture, render_slice
 
-SLICE_COMPRESSION = 1  # noise hardly compresses, so a higher level only costs time
-MASK_COMPRESSION = 6
 DRAWN_BOX_MARGIN_PX = 5  # of the official boxes around the RECIST end points
 NOISY = 0.003  # share of rows flagged Possibly_noisy (the flag only)
 BODY_LEVELS, BODY_SHARE = (-0.02, 2.98), (0.3, 0.86)  # both ends of the trunk as t and as normalised z
@@ -67,16 +65,17 @@ def _draw_patient(settings: Phantom, part: str, index: int) -> tuple[dict[str, b
     for scan in patient.scans:
         for number in sorted({number for key in scan.key_slices for number in key.stored}):
             picture = render_slice(patient, scan, number, texture, settings.seed)
-            slices[f"Images_png/{scan.name}/{number:03d}.png"] = _png(picture, SLICE_COMPRESSION)
+            slices[f"Images_png/{scan.name}/{number:03d}.png"] = _png(picture)
         for key in scan.key_slices:
             for k, lesion in enumerate(key.lesions, start=1):
                 mask = scan.mask(lesion, key.number).astype(np.uint8) * 255
-                masks[f"true_masks/{scan.name}_{key.number:03d}_lesion{k}.png"] = _png(mask, MASK_COMPRESSION)
+                masks[f"true_masks/{scan.name}_{key.number:03d}_lesion{k}.png"] = _png(mask)
     return slices, masks, patient_rows(patient, settings.seed)
 
 
-def _png(picture: np.ndarray, level: int) -> bytes:
-    return cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes()
+def _png(picture: np.ndarray) -> bytes:
+    """With OpenCV's own settings: noise hardly compresses, and asking for a level, even its own, takes twice the time."""
+    return cv2.imencode(".png", picture)[1].tobytes()
 
 
 def patient_rows(patient: Patient, seed: int) -> list[dict]:
