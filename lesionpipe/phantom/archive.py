@@ -74,7 +74,7 @@ def _draw_patient(settings: Phantom, part: str, index: int) -> tuple[dict[str, b
 
 
 def _png(picture: np.ndarray) -> bytes:
-    """With OpenCV's own settings: noise hardly compresses, and asking for a level, even its own, takes twice the time."""
+    """With OpenCV's own settings: noise hardly compresses, and asking for any level takes twice the time."""
     return cv2.imencode(".png", picture)[1].tobytes()
 
 
