@@ -39,8 +39,7 @@ class Hardware:
 def choose_hardware(device: str, devices: int, nodes: int, workers: int) -> Hardware:
     """What the section `runtime` means here: `auto` becomes a device, 0 workers a number.
 
-    Raises:
-        UserError: fewer GPUs than asked for, or a launcher started another number of processes.
+    A UserError where there are fewer GPUs than asked for, or a launcher started another number of processes.
     """
     _check_launcher(devices, nodes)
     there = accelerators()
@@ -68,12 +67,9 @@ def accelerators() -> dict[str, int]:
 
 
 def _check_launcher(devices: int, nodes: int) -> None:
-    """Refuse processes that would each train for themselves: WORLD_SIZE, a launcher's count, must be ours.
-
-    A scheduler may set it to 1 for the one process it starts, which then starts the others; torchrun and Lightning set
-    LOCAL_RANK as well.
-    """
+    """Refuse processes that would each train for themselves: WORLD_SIZE, a launcher's count, must be ours."""
     started, processes = os.environ.get("WORLD_SIZE", ""), devices * nodes
+    # a scheduler's one process, which starts the others; torchrun and Lightning set LOCAL_RANK as well
     alone = started == "1" and "LOCAL_RANK" not in os.environ
     if started.isdecimal() and int(started) != processes and not alone:
         raise UserError(
@@ -84,11 +80,7 @@ def _check_launcher(devices: int, nodes: int) -> None:
 
 
 def compile_network(network: nn.Module, device: str, asked_by: str) -> None:
-    """Have torch compile a network at its first use (`network.compile()`), for the parameter `asked_by`.
-
-    Raises:
-        UserError: torch needs a C++ compiler for a CPU, a C compiler for a GPU, and there is none.
-    """
+    """Have torch compile a network at its first use, for the parameter `asked_by`; a UserError without a compiler."""
     names = compilers(device)
     if not any(map(shutil.which, names)):
         variable, language = ("CXX", "C++") if device == "cpu" else ("CC", "C")

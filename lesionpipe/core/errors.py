@@ -45,11 +45,7 @@ def run(job: Callable[[], None]) -> None:
 
 
 def part_argument(parts: Sequence[str]) -> str:
-    """The part (one of `dataset.parts`) that a stage was called for, the only word after its name.
-
-    Raises:
-        UserError: there is no such word, more than one, or none of `parts`.
-    """
+    """The part that a stage was called for, the only word after its name; a UserError if it is none of `parts`."""
     stage, words, known = Path(sys.argv[0]).stem, sys.argv[1:], f"dataset.parts ({', '.join(parts)})"
     if len(words) != 1:
         raise UserError(f"usage: python -m stages.{stage} NN, where NN is one of {known}")

@@ -103,11 +103,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def read_json(path: str | Path) -> object:
-    """Read JSON.
-
-    Raises:
-        UserError: the file is missing or isn't whole JSON; the line and column are named.
-    """
+    """Read JSON; a UserError with line and column where the file is missing or isn't whole."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

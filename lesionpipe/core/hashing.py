@@ -26,11 +26,7 @@ def checksum(path: str | Path, algorithm: str = "md5", on_bytes: OnBytes = lambd
 
 
 def remembered_checksum(path: str | Path, on_bytes: OnBytes = lambda count: None) -> str:
-    """MD5 of the whole file as hex digits; read again only where the file is another or was changed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
+    """MD5 of the whole file as hex digits; read again only where the file is another or was changed."""
     note, digest = _note(path), None
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # no note, or a damaged one
         digest = json.loads(note.read_text(encoding="utf-8"))["md5"]

@@ -2,15 +2,13 @@
 
 import sys
 from collections.abc import Iterable
-from typing import TypeVar
 
 from tqdm import tqdm
 
-Item = TypeVar("Item")
 LOG_INTERVAL_S = 30
 
 
-def progress(items: Iterable[Item] | None, label: str, total: int | None = None, unit: str = "it") -> tqdm:
+def progress(items: Iterable | None, label: str, total: int | None = None, unit: str = "it") -> tqdm:
     """A tqdm bar over `items`, or one to be advanced by hand where None; bytes (`unit` "B") are shown as kB, MB, …"""
     live = sys.stderr.isatty()
     return tqdm(

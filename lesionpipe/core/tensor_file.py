@@ -23,7 +23,7 @@ LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header
 
 
 class Unreadable(Exception):
-    """A file of tensors that can't be read, with the reason in one line."""
+    """A file that is damaged, cut, of another format or holds more than tensors and plain values; why, in one line."""
 
 
 def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
@@ -43,12 +43,7 @@ def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Ma
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, on the CPU, and the text in its header.
-
-    Raises:
-        FileNotFoundError: there is none.
-        Unreadable: it is damaged, cut or of another format.
-    """
+    """The tensors of a safetensors file, on the CPU, and the text in its header; FileNotFoundError or Unreadable."""
     with _damage_refused(), safe_open(path, framework="pt", device="cpu") as handle:
         return {name: handle.get_tensor(name) for name in list(handle.keys())}, handle.metadata() or {}
 
@@ -63,12 +58,7 @@ def save_tensors(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def load_tensors(path: str | Path) -> Any:
-    """What a file in torch's format holds, its tensors on the CPU.
-
-    Raises:
-        FileNotFoundError: there is none.
-        Unreadable: it is damaged, or holds more than tensors and plain values.
-    """
+    """What a file in torch's format holds, its tensors on the CPU; FileNotFoundError or Unreadable."""
     with _damage_refused():
         return torch.load(path, map_location="cpu", weights_only=True)
 

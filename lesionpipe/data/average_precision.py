@@ -41,10 +41,7 @@ def average_precision(
 ) -> float:
     """Average precision over images; 0 where there is no lesion at all.
 
-    Args:
-        boxes: per image, detections (k, 4) xyxy.
-        scores: per image, (k,).
-        truth: per image, boxes of the lesions (n, 4).
+    Per image: `boxes` (k, 4) xyxy and `scores` (k,) of the detections, `truth` (n, 4) the boxes of the lesions.
     """
     count = sum(map(len, truth))
     if not count:

@@ -1,6 +1,8 @@
 """COCO annotation and result files, read and checked entry by entry: for `lesionpipe froc` and `lesionpipe anchors`.
 
 A COCO box x, y, width, height has the corners x, y, x + width, y + height. Categories are ignored: there is one class.
+A UserError names the entry where the file isn't whole JSON, an entry has a wrong form, an id occurs twice or belongs to
+no image, or a number is NaN, infinite or beyond 1e9 px or a side negative.
 """
 
 import reprlib
@@ -10,7 +12,7 @@ from typing import Annotated, TypeVar
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import read_json
@@ -24,14 +26,12 @@ _ImageSide = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 _Box = Annotated[tuple[_Corner, _Corner, _Side, _Side], Field(strict=False)]  # a JSON list may fill a tuple
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
+class _Entry(BaseModel, strict=True):
+    pass
 
 
-class CocoImage(_Entry):
+class CocoImage(_Entry, extra="allow"):
     """An image; fields of other names (a patient, perhaps) stay in `model_extra`."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
 
     id: CocoId
     file_name: str | None = None
@@ -69,12 +69,7 @@ class CocoData:
 
 
 def read_coco(path: str | Path) -> CocoData:
-    """Read an annotation file, crowd regions included.
-
-    Raises:
-        UserError: not whole JSON, no image, an entry of the wrong form, an id that occurs twice, a box with NaN,
-            infinite or negative sides or beyond 1e9 px, or an annotation of an unknown image; the entry is named.
-    """
+    """Read an annotation file of at least one image, crowd regions included."""
     content = _checked(path, _Annotations)
     for field, entries in (("images", content.images), ("annotations", content.annotations)):
         ids = pd.Series([entry.id for entry in entries], dtype=object)
@@ -86,12 +81,7 @@ def read_coco(path: str | Path) -> CocoData:
 
 
 def read_coco_results(path: str | Path, ids: pd.Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A result file on the images with these ids: positions (n,) of the images, boxes (n, 4) xyxy, scores (n,).
-
-    Raises:
-        UserError: not whole JSON, an entry of the wrong form, a NaN or infinite number, a negative side, or a detection
-            on an unknown image; the entry is named.
-    """
+    """A result file on the images with these ids: positions (n,) of the images, boxes (n, 4) xyxy, scores (n,)."""
     results = _checked(path, list[CocoResult])
     return *_placed(path, "", ids, results), np.array([result.score for result in results], dtype=np.float64)
 

@@ -17,11 +17,7 @@ FARTHEST_PX = 1e9  # no coordinate lies beyond; areas of larger numbers overflow
 
 
 def read_detections(path: str | Path = DETECTIONS, name: str | None = None) -> pd.DataFrame:
-    """Read a table of detections: split, file_name, four corners in original_px, score.
-
-    Args:
-        path: the file.
-        name: what messages call it; none: its path.
+    """Read a table of detections (split, file_name, four corners in original_px, score); messages call it `name`.
 
     Raises:
         UserError: the file is missing, damaged or cut short, or a number is absent, NaN or infinite, or a box has
@@ -42,8 +38,7 @@ def read_detections(path: str | Path = DETECTIONS, name: str | None = None) -> p
 def read_heatmaps(path: str | Path = HEATMAPS) -> dict[str, np.ndarray]:
     """Mask probability (s, s) uint8, 255 for 1, by file name; empty where the detector has no mask branch.
 
-    Raises:
-        UserError: the file is missing, or isn't the whole archive of arrays that the stage `detect` writes.
+    A UserError where the file is missing or isn't the whole archive of arrays that the stage `detect` writes.
     """
     names, heatmaps = read_arrays(path, ("file_name", "heatmap"), "detect").values()
     fits = names.ndim == 1 and names.dtype.kind == "U" and heatmaps.dtype == np.uint8 and heatmaps.ndim == 3

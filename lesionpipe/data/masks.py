@@ -42,11 +42,7 @@ class StoredMask(NamedTuple):
 
 
 def write_masks(path: str | Path, masks: Sequence[StoredMask], side: int) -> None:
-    """Write a part's masks, sorted by row and lesion.
-
-    Raises:
-        ValueError: a mask is empty or reaches outside the slice.
-    """
+    """Write a part's masks, sorted by row and lesion; a ValueError where one is empty or reaches outside the slice."""
     masks = sorted(masks, key=lambda m: (m.row, m.lesion))
     for m in masks:
         if not m.mask.any():
@@ -77,11 +73,7 @@ class MaskStore:
 
     @classmethod
     def open(cls, folder: str | Path = MASKS_FOLDER, parts: Iterable[str] = ()) -> "MaskStore":
-        """Read the masks of `parts`.
-
-        Raises:
-            UserError: a part is missing, or its file isn't such a store.
-        """
+        """Read the masks of `parts`; a UserError where a file is missing or isn't such a store."""
         read = {}
         for part in parts:
             path = Path(folder) / f"{part}.npz"

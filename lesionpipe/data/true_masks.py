@@ -13,10 +13,8 @@ def read_true_masks(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
     """True masks of a `true_masks_NN.zip`: (file name, k) -> bool array (H, W) of the key slice.
 
     k counts a slice's lesions from 1 in the order of their rows in DL_info.csv. In the archive, lesion k of
-    `000001_01_01_109.png` is the 8-bit picture `true_masks/000001_01_01_109_lesionk.png`, 255 inside.
-
-    Raises:
-        UserError: the archive is missing, isn't a zip, or holds something else.
+    `000001_01_01_109.png` is the 8-bit picture `true_masks/000001_01_01_109_lesionk.png`, 255 inside. A UserError where
+    the archive is missing, isn't a zip, or holds something else.
     """
     masks, again = {}, "run `dvc repro -f phantom` to draw it again"
     try:

@@ -38,8 +38,7 @@ TYPES_OF_COLUMNS = (
 def read_lesions(path: str | Path = LESIONS_CSV) -> pd.DataFrame:
     """`data/lesions.csv` with fixed types: text, ints for the indices, floats (NaN: not known) for all else.
 
-    Raises:
-        UserError: the file is missing, damaged, cut short or without any lesion; line, column and value are named.
+    A UserError with line, column and value where it is missing, damaged, cut short or without any lesion.
     """
     lesions = _lesions(path)
     if lesions.empty:
@@ -48,11 +47,7 @@ def read_lesions(path: str | Path = LESIONS_CSV) -> pd.DataFrame:
 
 
 def read_part_lesions(part: str, folder: str | Path = LESIONS_BY_PART) -> pd.DataFrame:
-    """The rows of `data/lesions.csv` that lie in one part, from `data/lesions_by_part/NN.csv`; there may be none.
-
-    Raises:
-        UserError: the file is missing, damaged or cut short; line, column and value are named.
-    """
+    """The rows of `data/lesions.csv` that lie in one part, from `data/lesions_by_part/NN.csv`; there may be none."""
     return _lesions(Path(folder) / f"{part}.csv", part=(part,))
 
 

@@ -1,12 +1,12 @@
 """The store of preprocessed slices, read through a memory map (paper, sec. 3.1; the files: `data.stored.slice_writer`);
 from px of the archive's slice to px of the stored one and back, and from HU to the network's range.
 
-A part's array and index must go together, and what is damaged or half copied is refused before any work, in one line
-that names file, row, column and value.
+A part whose array and index don't go together, or one of whose files is missing, damaged or half copied, is refused
+before any work by a UserError that names file, row, column and value.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,11 +35,7 @@ class SliceStore:
 
     @classmethod
     def open(cls, folder: str | Path = SLICES_FOLDER, parts: Iterable[str] = ()) -> "SliceStore":
-        """The samples of `parts`, in that order.
-
-        Raises:
-            UserError: a part is missing or damaged, or its index and its array don't go together.
-        """
+        """The samples of `parts`, in that order; a UserError where one is missing or damaged."""
         folder, parts = Path(folder), tuple(parts)
         index = read_slice_index(parts, folder)
         for part in parts:
@@ -61,25 +57,19 @@ class SliceStore:
 
     def select(self, splits: Iterable[str]) -> "SliceStore":
         """The samples of the given splits, renumbered from 0."""
-        return self._of(self.index[self.index["split"].isin(list(splits))])
+        chosen = self.index[self.index["split"].isin(list(splits))]
+        return replace(self, index=chosen.reset_index(drop=True))
 
     def counted(self, lesions: pd.DataFrame, noisy: Literal["keep", "drop"]) -> "SliceStore":
         """The samples that count (`data.stored.schema.counted_slices`), renumbered from 0."""
-        return self._of(counted_slices(self.index, lesions, noisy))
-
-    def _of(self, index: pd.DataFrame) -> "SliceStore":
-        return SliceStore(self.folder, index.reset_index(drop=True), self._arrays)
+        return replace(self, index=counted_slices(self.index, lesions, noisy).reset_index(drop=True))
 
     def __getstate__(self) -> dict:
         return {"folder": self.folder, "index": self.index, "_arrays": {}}
 
 
 def read_slice_index(parts: Iterable[str], folder: str | Path = SLICES_FOLDER) -> pd.DataFrame:
-    """The index of the parts alone, without a look at the arrays: columns `INDEX_TYPES` and part, RangeIndex.
-
-    Raises:
-        UserError: an index is missing, damaged or cut short; file, line, column and value are named.
-    """
+    """The index of the parts alone, without a look at the arrays: columns `INDEX_TYPES` and part, RangeIndex."""
     tables = [_read_index(Path(folder) / f"{part}.csv", f"preprocess@{part}").assign(part=part) for part in parts]
     if not tables:
         raise UserError(f"{folder}: no parts asked for; dataset.parts names them")
@@ -87,11 +77,9 @@ def read_slice_index(parts: Iterable[str], folder: str | Path = SLICES_FOLDER) -
 
 
 def with_image_sizes(lesions: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
-    """The lesions with the sizes of their slices as preprocessed (px of the archive's slice), whatever Image_size says.
+    """The lesions with the sizes of their slices (px of the archive's slice) in `index`, whatever Image_size says.
 
-    Args:
-        lesions: rows of `data/lesions.csv`.
-        index: of `read_slice_index`; lesions of slices that it lacks keep the size that they have.
+    Lesions on slices that the index lacks keep the size that they have.
     """
     known = index.set_index("file_name")[IMAGE_SIZE].astype(float)
     sizes = known.reindex(lesions["file_name"]).set_index(lesions.index)
@@ -99,15 +87,10 @@ def with_image_sizes(lesions: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame
 
 
 def to_stored(points, scale_x, scale_y) -> np.ndarray:
-    """Points or boxes from px of the archive's slice to px of the stored slice: x' = (x + 0.5) · scale - 0.5.
+    """Points or boxes (…, 2m), last axis x, y, x, y, …, from px of the archive's slice to px of the stored slice.
 
-    Args:
-        points: (…, 2m), last axis x, y, x, y, …; pixel-centre convention (the centre of the first pixel is 0).
-        scale_x: stored side / archive width: a number, or an array that goes with the leading axes of `points`.
-        scale_y: the same for the height.
-
-    Returns:
-        float64, the shape of `points`.
+    x' = (x + 0.5) · scale - 0.5, since the centre of the first pixel is 0. `scale_x` (stored side / archive width) and
+    `scale_y` are numbers, or arrays that go with the leading axes of `points`. Float64, the shape of `points`.
     """
     points, scale = _with_scale(points, scale_x, scale_y)
     return (points + 0.5) * scale - 0.5

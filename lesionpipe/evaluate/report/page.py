@@ -5,7 +5,9 @@ as JSON and reach the page as text only. The curves are SVG: FROC with its band,
 2), each alone and beside published points.
 """
 
+import io
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +15,6 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from lesionpipe.core.figures import load_matplotlib, svg_of
 from lesionpipe.core.files import atomic_folder
 from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.evaluate.published import OTHER_DATA, PUBLISHED_IOU
@@ -106,7 +107,9 @@ def _plots(results: Sequence[SplitResult], shown: SplitResult, published: pd.Dat
 def _svg(draw: Callable, table: pd.DataFrame, published: pd.DataFrame) -> str:
     """A figure with the legend outside the axes, where it covers no run; it says when published numbers are of other
     data."""
-    matplotlib = load_matplotlib()
+    os.environ.pop("MPLBACKEND", None)  # it may name a backend that doesn't exist, and a file needs none
+    import matplotlib.figure
+
     with matplotlib.rc_context(FIGURE_STYLE):
         figure = matplotlib.figure.Figure(figsize=FIGURE_INCHES, layout="constrained")
         beside = draw(figure.subplots(), table, published)
@@ -114,7 +117,9 @@ def _svg(draw: Callable, table: pd.DataFrame, published: pd.DataFrame) -> str:
         title = "grey: published on other data (DeepLesion's test split)" if other else None
         style = {"frameon": False, "fontsize": 8, "title_fontproperties": {"size": 8}}
         figure.legend(loc="outside upper center", ncols=2, title=title, **style)
-        return svg_of(figure)
+        markup = io.StringIO()
+        figure.savefig(markup, format="svg", metadata={"Date": None})  # same bytes for same data
+    return markup.getvalue()[markup.getvalue().index("<svg") :]  # to stand inside a page, without the XML heading
 
 
 def _draw_froc(axes, curves: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
