@@ -37,8 +37,7 @@ def read_archives(path: str | Path) -> dict[str, Archive]:
     """The archives of a table (tab-separated, with a header of at least name, url, bytes and md5) by part.
 
     Raises:
-        UserError: the file is missing, a column is missing, a value is not what its column holds, or a part is there
-            twice.
+        UserError: the file or a column is missing, a value is not what its column holds, or a part is there twice.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as handle:

@@ -126,11 +126,7 @@ class _Transfer:
             self._restart()
 
     def receive(self, http: httpx.Client, retries: int) -> None:
-        """Receive what is missing, over as many connections as it takes.
-
-        Raises:
-            Interrupted: more than `retries` failures in a row.
-        """
+        """Receive what is missing, over as many connections as it takes; Interrupted after `retries` more in a row."""
         failures, furthest = 0, self.size
         while self.size < self.archive.bytes:
             try:

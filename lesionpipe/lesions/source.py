@@ -47,9 +47,7 @@ class Annotations(NamedTuple):
 def provide_annotations(
     source: str, parts: Sequence[str], path: str | None, given: str | None, urls: Sequence[str], retries: RetryPolicy
 ) -> Annotations:
-    """The annotations found on this computer or fetched; what isn't the official file is reported.
-
-    `given` is `dataset.annotations`, which goes before all others.
+    """The annotations, found on this computer (`given` before all others) or fetched; unofficial ones are reported.
 
     Raises:
         UserError: the file isn't there, lies where DVC doesn't track its content, or can't be fetched.
