@@ -22,8 +22,7 @@ from torchvision_retinanet import torchvision_network
 
 from lesionpipe.anchors.grid import SIZES_PX, AnchorSet, level_numbers, paper_set, retinanet_set
 from lesionpipe.core.devices import tune_for
-from lesionpipe.detect.inference import for_inference
-from lesionpipe.detect.stored_slices import build_settings
+from lesionpipe.detect.stored_slices import build_settings, for_inference
 from lesionpipe.detectors.build import build_detector
 from lesionpipe.detectors.interface import DecodingSettings, Detector, Targets, single_process
 from lesionpipe.params import Network, load_params

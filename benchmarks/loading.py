@@ -19,7 +19,7 @@ from lesionpipe.data.samples import Batch, loader
 from lesionpipe.params import load_params
 from lesionpipe.train.build import build_training
 from lesionpipe.train.dataset import EpochSampler
-from lesionpipe.train.loop import DetectorLosses, Training, batch_losses, clip_gradients
+from lesionpipe.train.loop import Training, batch_losses, clip_gradients
 
 HELD = 4  # batches kept in memory for the step
 
@@ -61,7 +61,7 @@ def steps(training: Training, held: list[Batch]) -> Iterator[None]:
         training.detector.to(memory_format=torch.channels_last)
     if settings.compile:
         compile_network(training.detector, device, "train.compile")
-    model = DetectorLosses(training.detector.to(device))
+    model = training.detector.to(device)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     for batch in itertools.cycle(held):
         there = Batch(*(value.to(device) if isinstance(value, torch.Tensor) else value for value in batch))

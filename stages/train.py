@@ -9,7 +9,7 @@ from lesionpipe.core.formats import write_json
 from lesionpipe.detectors.checkpoint import MODEL, save_model
 from lesionpipe.params import load_params
 from lesionpipe.train.build import build_training
-from lesionpipe.train.environment import environment
+from lesionpipe.train.history import environment
 from lesionpipe.train.loop import train_detector
 from lesionpipe.train.processes import training_processes
 from lesionpipe.train.state import clear_state

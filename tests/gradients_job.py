@@ -29,7 +29,7 @@ def main() -> None:
                 torch.save({name: value.grad for name, value in parameters}, sys.argv[2])
 
         loop.clip_gradients = keep_gradients
-        loop.DetectorLosses.train = evaluation_mode
+        type(training.detector).train = evaluation_mode
         history = loop.train_detector(fabric, training)
         if fabric.is_global_zero:
             print(history.table().to_json(orient="records"))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lesionpipe.train.augment import (
+from lesionpipe.train.dataset import (
     AugmentationRanges,
     compose,
     ellipse_points,

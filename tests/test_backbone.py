@@ -10,8 +10,7 @@ from torch import nn
 from torchvision import models
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.detectors.backbones import Residual, adapt_slices, build_backbone
-from lesionpipe.detectors.weights import weights_file
+from lesionpipe.detectors.backbones import Residual, adapt_slices, build_backbone, weights_file
 
 CHANNELS = {
     "small": (16, 32, 64, 128, 128),

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lesionpipe.detectors.retinanet.matching import decode_boxes, encode_boxes
+from lesionpipe.detectors.retinanet.network import decode_boxes, encode_boxes
 
 KINDS = [np.asarray, torch.as_tensor]
 

@@ -11,8 +11,7 @@ from lesionpipe.data.masks import MaskStore
 from lesionpipe.data.samples import collate, loader
 from lesionpipe.data.stored.schema import RECIST
 from lesionpipe.data.stored.slices import SliceStore
-from lesionpipe.train.augment import AugmentationRanges
-from lesionpipe.train.dataset import EpochSampler, LesionDataset, lesions_of_slices
+from lesionpipe.train.dataset import AugmentationRanges, EpochSampler, LesionDataset, lesions_of_slices
 
 STILL = AugmentationRanges(flip=0.0, rotation_rad=0.0, shear_rad=0.0, scale=0.0, translation=0.0)
 PAPER = AugmentationRanges(flip=0.5, rotation_rad=0.1, shear_rad=0.1, scale=0.1, translation=0.1)

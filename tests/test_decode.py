@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 from torchvision.ops import nms
 
 from lesionpipe.detectors.interface import DecodingSettings
-from lesionpipe.detectors.retinanet.calibration import calibrate, mask_boxes
-from lesionpipe.detectors.retinanet.decode import decode_maps
-from lesionpipe.detectors.retinanet.matching import encode_boxes
-from lesionpipe.detectors.retinanet.network import RawMaps
+from lesionpipe.detectors.retinanet.decode import calibrate, decode_maps, mask_boxes
+from lesionpipe.detectors.retinanet.network import RawMaps, encode_boxes
 
 SETTINGS = DecodingSettings(
     score_threshold=0.0, topk_candidates=100, nms_iou=0.5, detections_per_image=100, calibrate=False, mask_threshold=0.5

@@ -7,8 +7,13 @@ import torch
 from torchvision.ops import sigmoid_focal_loss
 
 from lesionpipe.detectors.interface import Targets, single_process
-from lesionpipe.detectors.retinanet.losses import count_targets, detection_losses, focal_loss
-from lesionpipe.detectors.retinanet.matching import AnchorTargets, anchor_targets
+from lesionpipe.detectors.retinanet.losses import (
+    AnchorTargets,
+    anchor_targets,
+    count_targets,
+    detection_losses,
+    focal_loss,
+)
 from lesionpipe.detectors.retinanet.network import RawMaps
 
 LN2 = math.log(2)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lesionpipe.core import boxes as box_math
 from lesionpipe.detectors.interface import Targets
-from lesionpipe.detectors.retinanet.matching import anchor_targets, match_anchors
+from lesionpipe.detectors.retinanet.losses import anchor_targets, match_anchors
 
 LESION = [0.0, 0.0, 10.0, 10.0]
 

@@ -10,11 +10,11 @@ from ruamel.yaml import YAML
 
 from lesionpipe.anchors.grid import AnchorSet, anchors_for, level_numbers, paper_set, retinanet_set, strides_of
 from lesionpipe.core.errors import UserError
-from lesionpipe.detect.inference import for_inference
+from lesionpipe.detect.stored_slices import for_inference
 from lesionpipe.detectors.build import build_detector
 from lesionpipe.detectors.interface import DecodingSettings, Float32Conv2d, Targets, single_process
 from lesionpipe.detectors.retinanet.heads import Head
-from lesionpipe.detectors.retinanet.pyramid import AttentionGate, AttentionMap, Pyramid
+from lesionpipe.detectors.retinanet.network import AttentionGate, Pyramid
 from lesionpipe.params import load_params
 
 NETWORK = load_params(Path(__file__).parents[1] / "params.yaml").network
@@ -332,7 +332,7 @@ def test_the_gate_follows_its_formula():
 
 
 def test_gating_before_and_after_upsampling_is_the_same():
-    attention = AttentionMap(4, 4)
+    attention = AttentionGate(4, 4).attention_map
     skip, coarse = torch.randn(1, 4, 6, 6), torch.randn(1, 4, 3, 3)
     upsampled = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(attention(skip, coarse), attention(skip, upsampled))
@@ -340,26 +340,5 @@ def test_gating_before_and_after_upsampling_is_the_same():
 
 def test_a_new_gate_passes_nearly_all_of_the_skip():
     with torch.no_grad():
-        attention = AttentionMap(8, 8)(torch.randn(1, 8, 4, 4), torch.randn(1, 8, 2, 2))
+        attention = AttentionGate(8, 8).attention_map(torch.randn(1, 8, 4, 4), torch.randn(1, 8, 2, 2))
     assert attention.mean().item() == pytest.approx(0.88, abs=0.02)
-
-
-def test_attention_maps_can_be_looked_at():
-    maps = network_with(mask_branch=True, attention=True).attention_maps(torch.zeros(2, 3, 64, 64))
-    assert {name: tuple(m.shape) for name, m in maps.items()} == {
-        "C1": (2, 1, 32, 32),
-        "C2": (2, 1, 16, 16),
-        "C3": (2, 1, 8, 8),
-        "C4": (2, 1, 4, 4),
-    }
-    assert all(((m > 0) & (m < 1)).all() for m in maps.values())
-    assert network_with(mask_branch=True, attention=False).attention_maps(torch.zeros(1, 3, 64, 64)) == {}
-    maps = network_with(levels="P3-P7", mask_branch=False, attention=True).attention_maps(torch.zeros(1, 3, 64, 64))
-    assert list(maps) == ["C3", "C4"]
-
-
-def test_a_compiled_detector_that_has_run_still_shows_its_attention_maps():
-    detector, images = detector_with(mask_branch=True, attention=True), torch.zeros(1, 3, 64, 64)
-    detector.compile(backend="eager")
-    detector.predict(images, DECODING)
-    assert list(detector.network.attention_maps(images)) == ["C1", "C2", "C3", "C4"]

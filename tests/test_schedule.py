@@ -11,7 +11,7 @@ def plateau(**changes) -> Schedule:
     """The paper's schedule, without warm-up."""
     values = {"epochs": 50, "learning_rate": 1e-4, "warmup_epochs": 0.0}
     patience = {"lr_patience": 2, "lr_factor": 0.1, "early_stopping_patience": 4}
-    return Schedule(**{"kind": "plateau", **values, **patience, **changes})
+    return Schedule(**{"schedule": "plateau", **values, **patience, **changes})
 
 
 def test_plateau_drops_the_rate_after_two_epochs_without_a_better_map():
@@ -33,7 +33,7 @@ def test_plateau_stops_after_four_epochs_without_a_better_map():
 
 
 def test_cosine_rises_then_falls_to_nothing_and_never_stops_early():
-    cosine = plateau(kind="cosine", learning_rate=1e-3, epochs=5, warmup_epochs=1.0)
+    cosine = plateau(schedule="cosine", learning_rate=1e-3, epochs=5, warmup_epochs=1.0)
     rates = [learning_rate(cosine, [], passed) for passed in (0.25, 1, 2, 3, 5)]
     expected = [0.00025, 0.001, 0.001 * (1 + math.cos(math.pi / 4)) / 2, 0.0005, 0]
     assert rates == pytest.approx(expected)

@@ -1,5 +1,6 @@
 """The stage `detect`: a trained detector over stored slices, boxes and heatmaps out (paper, sec. 2.2 and 3.2)."""
 
+import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,27 +10,28 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import Dataset
 
-from lesionpipe.core.devices import Hardware, tune_for
+from lesionpipe.core.devices import Hardware, compile_network, tune_for
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.files import atomic_path
 from lesionpipe.core.progress import progress
 from lesionpipe.data.detections import DETECTION_COLUMNS
 from lesionpipe.data.samples import Sample, loader, prepare
 from lesionpipe.data.stored.slices import SliceStore, to_original
-from lesionpipe.detect.inference import for_inference
 from lesionpipe.detectors.checkpoint import Model
-from lesionpipe.detectors.interface import DecodingSettings
+from lesionpipe.detectors.interface import DecodingSettings, Detector, Float32Conv2d
 from lesionpipe.params import Detect
 
 REDUCTION = 4  # stored px per heatmap px
+CAST_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 @dataclass(frozen=True)
 class DetectionSettings:
-    """Values of the section `detect`."""
+    """Values of the section `detect`, with the precision that is used."""
 
     decoding: DecodingSettings
     recist_margin_px: float  # original px
@@ -53,16 +55,12 @@ class SliceDetections(NamedTuple):
     images: int
     ms_per_image: float  # network and decoding
 
-    def counts(self) -> dict[str, int]:
-        """metrics/detect.json."""
-        return {"images": self.images, "detections": len(self.table)}
 
-
+@dataclass
 class SliceDataset(Dataset):
     """The slices of a store, without lesions."""
 
-    def __init__(self, store: SliceStore):
-        self.store = store
+    store: SliceStore
 
     def __len__(self) -> int:
         return len(self.store)
@@ -111,6 +109,40 @@ def _run(
         spent.append((len(predictions), time.perf_counter() - began))
         tables += [_table(store.index.iloc[start + i], *pair) for i, pair in enumerate(found)]
     return tables, heatmaps, spent
+
+
+def for_inference(detector: Detector, precision: str, device: str = "cpu", compiled: bool = False) -> Detector:
+    """A copy of the detector that gives the same answers in less time: in eval mode, channels last, on `device`.
+
+    Batch norms, constant after training, are folded into the convolutions before them. With the precision `bf16` all
+    weights but the predicting layers' are cast once, and no autocast is needed; it would cast them in every call, which
+    on a CPU takes a fifth of the time of a slice. `compiled` lets torch compile the network at its first call.
+
+    Raises:
+        UserError: torch can't compile here.
+    """
+    ready = fold_batch_norms(copy.deepcopy(detector).eval())
+    ready = ready.to(device=device, memory_format=torch.channels_last)
+    if precision == "bf16":
+        for layer in ready.modules():  # layers alone: of the buffers, anchors in bfloat16 would be off by pixels
+            if isinstance(layer, CAST_LAYERS) and not isinstance(layer, Float32Conv2d):
+                layer.to(torch.bfloat16)
+    if compiled:
+        compile_network(ready, device, "detect.compile")
+    return ready.requires_grad_(False)
+
+
+def fold_batch_norms(module: nn.Module) -> nn.Module:
+    """Fold each batch norm behind a convolution into it, in place; in eval mode answers change by rounding only."""
+    convolution_name = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and convolution_name is not None:
+            convolution = getattr(module, convolution_name)
+            setattr(module, convolution_name, fuse_conv_bn_eval(convolution, child))
+            setattr(module, name, nn.Identity())
+        convolution_name = name if isinstance(child, nn.Conv2d) else None
+        fold_batch_norms(child)
+    return module
 
 
 def heatmap(probability: Tensor) -> Tensor:

@@ -48,15 +48,7 @@ def save_model(
     params: dict[str, Any],
     operating_points: Mapping[str, float] | None = None,
 ) -> None:
-    """Write a model atomically.
-
-    Args:
-        path: of the file.
-        detector: trained, on any device.
-        anchors: in px of the stored slice.
-        params: at least the sections `network` and `preprocess`, as plain values (`Params.model_dump(mode="json")`).
-        operating_points: score thresholds by their false positives per image, if any are known.
-    """
+    """Write a model atomically; `params` as plain values (`Params.model_dump(mode="json")`), the rest as in `Model`."""
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -87,8 +79,8 @@ def load_model(path: str | Path = MODEL, device: str | torch.device = "cpu") -> 
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, UserError) as error:
         reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise UserError(f"{path}: its weights and header don't go together ({reason}); train again") from None
-    shape = preprocess.slices, preprocess.image_size
-    return Model(detector.to(device).eval(), anchors, *shape, preprocess.hu, params, points)
+    of_images = preprocess.slices, preprocess.image_size, preprocess.hu
+    return Model(detector.to(device).eval(), anchors, *of_images, params, points)
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,8 +1,7 @@
 """What training, detection and evaluation know of a detector: losses from targets, predictions from images.
 
-Whatever a family needs inside (anchors, raw maps, matching, proposals, decoding) is its own business; a new family is
-one class with `loss_names`, `losses` and `predict`, and one line in `build.py`. Everything here is in px of the stored
-slice, boxes are xyxy and 0-based, and pixel centres lie at whole numbers.
+A new family is one class with `loss_names`, `losses` and `predict`, and one line in `build.py`; what it needs inside is
+its own business. Everything is in px of the stored slice, boxes are xyxy, pixel centres lie at whole numbers from 0.
 """
 
 from collections.abc import Callable
@@ -56,12 +55,9 @@ class Detector(nn.Module):
     `state_dict()` holds all that training has learned and nothing that the parameters already say (no anchors).
     `compile()` makes torch compile the expensive part of the network at its first use; a family overrides it where
     `losses` and `predict` do more than that part.
-
-    Attributes:
-        loss_names: keys of `losses`, in the order of the history's columns; known before the first step.
     """
 
-    loss_names: tuple[str, ...] = ()
+    loss_names: tuple[str, ...] = ()  # keys of `losses`, in the order of the history's columns
 
     def losses(self, images: Tensor, targets: Targets, share: Share) -> dict[str, Tensor]:
         """The parts of the training loss, unweighted: a differentiable float32 scalar for each of `loss_names`.
@@ -87,9 +83,9 @@ class Detector(nn.Module):
 class Float32Conv2d(nn.Conv2d):
     """The layer that predicts: in eval mode a convolution in float32, also where all others compute in bfloat16.
 
-    bfloat16 keeps 8 bits: logits near -3 would come in steps of 1/64, and of 14,500 detections only some 370 had a
-    score of their own, while NMS, mAP and FROC order detections by their scores. In training autocast decides: a step
-    orders nothing, its losses are computed in float32 anyway, and this layer in float32 takes a fifth of the step.
+    bfloat16 keeps 8 bits: of 14,500 detections only some 370 had a score of their own, while NMS, mAP and FROC order
+    detections by their scores. In training autocast decides: a step orders nothing, its losses are computed in float32
+    anyway, and this layer in float32 takes a fifth of the step.
     """
 
     def forward(self, x: Tensor) -> Tensor:

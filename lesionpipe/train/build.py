@@ -1,5 +1,6 @@
 """From the parameters and the files of the data stages to all that the training loop needs."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -7,20 +8,18 @@ from typing import Literal
 import torch
 
 from lesionpipe.anchors.grid import read_anchors
-from lesionpipe.core.bfloat16 import Arithmetic, choose_arithmetic
+from lesionpipe.core.bfloat16 import choose_arithmetic
 from lesionpipe.core.devices import choose_hardware
 from lesionpipe.core.errors import UserError
 from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
 from lesionpipe.data.stored.schema import counted_lesions, read_lesions
 from lesionpipe.data.stored.slice_writer import SLICES_FOLDER
 from lesionpipe.data.stored.slices import SliceStore
+from lesionpipe.detectors.backbones import weights_file
 from lesionpipe.detectors.build import build_detector
-from lesionpipe.detectors.weights import weights_file
 from lesionpipe.params import Network, Preprocess, Runtime, Train
-from lesionpipe.train.augment import AugmentationRanges
-from lesionpipe.train.dataset import LesionDataset
+from lesionpipe.train.dataset import AugmentationRanges, LesionDataset
 from lesionpipe.train.loop import Training, TrainingSettings
-from lesionpipe.train.schedule import Schedule
 from lesionpipe.train.state import fingerprint_of, state_folder
 
 LESIONS_FILE, ANCHORS_FILE = Path("data/lesions.csv"), Path("data/anchors.json")
@@ -40,37 +39,44 @@ def build_training(
     files, anchors = input_files(parts, network.weights), read_anchors(ANCHORS_FILE)
     torch.manual_seed(train.seed)
     detector = build_detector(network, preprocess.slices, preprocess.image_size, anchors)
-    slices = build_dataset("train", parts, noisy, preprocess, train, with_masks="mask" in detector.loss_names)
-    validation_slices = build_dataset("val", parts, noisy, preprocess, train, with_masks=False)
-    _check_sizes(slices, validation_slices, train.batch_size, hardware.processes)
+    if train.batch_size % hardware.processes:
+        raise UserError(
+            f"params.yaml: train.batch_size = {train.batch_size} can't be shared out evenly over {hardware.processes} "
+            "processes"
+        )
+    has_masks = "mask" in detector.loss_names
+    slices, validation_slices = _datasets(parts, noisy, preprocess, train, hardware.processes, has_masks)
     sections = {"preprocess": preprocess, "network": network, "train": train}
     plain = {name: section.model_dump(mode="json") for name, section in sections.items()}
     plain["train"]["precision"] = arithmetic.precision  # what is used, not `auto`
     folder = state_folder(fingerprint_of({"parts": list(parts), "noisy": noisy, **plain}, files))
-    settings = _settings(train, preprocess, arithmetic)
+    names = {field.name for field in dataclasses.fields(TrainingSettings)}
+    settings = TrainingSettings(hu=preprocess.hu, arithmetic=arithmetic, **train.model_dump(include=names))
     return Training(detector, slices, validation_slices, settings, hardware, folder, anchors, plain)
 
 
-def build_dataset(
-    split: str, parts: Sequence[str], noisy: Noisy, preprocess: Preprocess, train: Train, with_masks: bool
-) -> LesionDataset:
-    """The slices of a split with the lesions that count.
-
-    Raises:
-        UserError: a file is missing or damaged, or the stored slices are not those of the parameters.
-    """
-    lesions = read_lesions(LESIONS_FILE)
-    slices = SliceStore.open(SLICES_FOLDER, parts).select([split]).counted(lesions, noisy)
-    if len(slices) == 0:
-        raise UserError(f"{SLICES_FOLDER}: no slice of the {split} split among dataset.parts; add parts that have some")
-    stored, wanted = slices.slices(0).shape, (preprocess.slices, preprocess.image_size, preprocess.image_size)
-    if stored != wanted:
-        raise UserError(
-            f"{SLICES_FOLDER}: slices of shape {stored}, params.yaml asks for {wanted}; run `dvc repro preprocess`"
-        )
-    lesions, masks = counted_lesions(lesions, noisy), MaskStore.open(MASKS_FOLDER, parts)
+def _datasets(
+    parts: Sequence[str], noisy: Noisy, preprocess: Preprocess, train: Train, processes: int, with_masks: bool
+) -> tuple[LesionDataset, LesionDataset]:
+    """The slices of the splits train and val with the lesions that count, at least one slice for each process."""
+    lesions, stored = read_lesions(LESIONS_FILE), SliceStore.open(SLICES_FOLDER, parts)
+    counted, masks = counted_lesions(lesions, noisy), MaskStore.open(MASKS_FOLDER, parts)
     ranges = AugmentationRanges(**train.model_dump(include=set(AugmentationRanges._fields)))
-    return LesionDataset(slices, lesions, masks, ranges, train.seed, preprocess.hu[0], with_masks)
+    wanted, datasets = (preprocess.slices, preprocess.image_size, preprocess.image_size), []
+    for split in ("train", "val"):
+        slices = stored.select([split]).counted(lesions, noisy)
+        if len(slices) < processes:
+            raise UserError(
+                f"{SLICES_FOLDER}: {len(slices)} slices of the {split} split among dataset.parts, for {processes} "
+                "processes; add parts that have more"
+            )
+        if (shape := slices.slices(0).shape) != wanted:
+            raise UserError(
+                f"{SLICES_FOLDER}: slices of shape {shape}, params.yaml asks for {wanted}; run `dvc repro preprocess`"
+            )
+        masked = with_masks and split == "train"
+        datasets.append(LesionDataset(slices, counted, masks, ranges, train.seed, preprocess.hu[0], masked))
+    return tuple(datasets)
 
 
 def input_files(parts: Sequence[str], weights: str | None) -> list[Path]:
@@ -83,27 +89,3 @@ def input_files(parts: Sequence[str], weights: str | None) -> list[Path]:
     masks = [Path(MASKS_FOLDER, f"{part}.npz") for part in parts]
     own_weights = weights_file(weights)
     return [LESIONS_FILE, ANCHORS_FILE, *slices, *masks, *([own_weights] if own_weights else [])]
-
-
-def _settings(train: Train, preprocess: Preprocess, arithmetic: Arithmetic) -> TrainingSettings:
-    return TrainingSettings(
-        seed=train.seed,
-        batch_size=train.batch_size,
-        schedule=Schedule(kind=train.schedule, **train.model_dump(include=set(Schedule.__annotations__))),
-        gradient_clip_norm=train.gradient_clip_norm,
-        loss_weights={"mask": train.mask_loss_weight},
-        arithmetic=arithmetic,
-        compile=train.compile,
-        channels_last=train.channels_last,
-        hu=preprocess.hu,
-    )
-
-
-def _check_sizes(slices: LesionDataset, validation_slices: LesionDataset, batch: int, processes: int) -> None:
-    for name, dataset in (("train", slices), ("val", validation_slices)):
-        if len(dataset) < processes:
-            raise UserError(f"{SLICES_FOLDER}: {len(dataset)} slices of the {name} split for {processes} processes")
-    if batch % processes:
-        raise UserError(
-            f"params.yaml: train.batch_size = {batch} can't be shared out evenly over {processes} processes"
-        )

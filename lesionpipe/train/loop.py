@@ -1,9 +1,9 @@
 """The training loop (paper, sec. 2.3, "Training"): read it from `train_detector` down.
 
 Each epoch: all training slices once, in a new order and newly augmented; the mAP on the validation slices; the weights
-kept if they are the best so far; the state saved, from which an interrupted run goes on. What happens depends on the
-seed and the epoch alone, so an interrupted run ends with the very bytes of an undisturbed one, and on a CPU so do two
-runs. Of two processes each takes half of every batch and divides its losses by the whole batch's counts.
+kept if they are the best so far; the state saved. What happens depends on the seed and the epoch alone, so an
+interrupted run ends with the very bytes of an undisturbed one, and on a CPU so do two runs. Of two processes each takes
+half of every batch and divides its losses by the whole batch's counts.
 """
 
 import math
@@ -27,7 +27,7 @@ from lesionpipe.core.devices import Hardware, compile_network, repeatable, tune_
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.progress import progress
 from lesionpipe.data.samples import Batch, loader, prepare
-from lesionpipe.detectors.interface import Detector, Share, Targets
+from lesionpipe.detectors.interface import Detector, Targets
 from lesionpipe.train.dataset import EpochSampler, LesionDataset
 from lesionpipe.train.history import History
 from lesionpipe.train.processes import leave_report_to_first, share_counts
@@ -39,18 +39,17 @@ CHECK_EVERY = 25  # steps between looks at the losses on a GPU, which each make 
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """Values of the sections `train` and `preprocess`, which say what they mean."""
+class TrainingSettings(Schedule):
+    """Values of the section `train` under the names that they have there, the clipping range, the precision used."""
 
     seed: int
     batch_size: int
-    schedule: Schedule
     gradient_clip_norm: float | None
-    loss_weights: Mapping[str, float]  # of parts of the loss, by name; parts without a weight count once
-    arithmetic: Arithmetic
+    mask_loss_weight: float
     compile: bool
     channels_last: bool
     hu: tuple[int, int]
+    arithmetic: Arithmetic
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class Training:
     """All that a training needs; `build.py` makes it."""
 
     detector: Detector
-    slices: LesionDataset  # at least one slice for each process
-    validation_slices: LesionDataset  # as many
+    slices: LesionDataset  # at least one for each process
+    validation_slices: LesionDataset  # likewise
     settings: TrainingSettings  # its `batch_size` is a multiple of the number of processes
     hardware: Hardware
     state_folder: Path  # where the state of an interrupted run lies
@@ -67,20 +66,8 @@ class Training:
     parameters: dict[str, Any]  # sections preprocess, network and train, as plain values, with the precision used
 
 
-class DetectorLosses(nn.Module):
-    """A detector whose `forward` gives its losses: `forward` is what DistributedDataParallel wraps."""
-
-    def __init__(self, detector: Detector):
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor, targets: Targets, share: Share) -> dict[str, Tensor]:
-        return self.detector.losses(images, targets, share)
-
-
 def train_detector(fabric: Fabric, training: Training) -> History:
-    """Train the detector in place until the schedule ends, going on where an interrupted run left its state; then the
-    best weights return.
+    """Train the detector in place until the schedule ends, and give it back its best weights.
 
     Raises:
         UserError: a damaged state, a loss that is not finite, or no compiler for `train.compile`.
@@ -93,23 +80,26 @@ def train_detector(fabric: Fabric, training: Training) -> History:
     history = _resume(fabric, training, optimizer)
     batches, validation_batches = _loaders(fabric, training)
     with repeatable(training.hardware.device):
-        while not should_stop(settings.schedule, history.scores):
+        while not should_stop(settings, history.scores):
             start = time.perf_counter()
             losses = _train_epoch(fabric, model, optimizer, batches, settings, history.scores)
             images_per_s = len(batches) * settings.batch_size / (time.perf_counter() - start)
             score = validation_map(detector, validation_batches, settings.hu, settings.channels_last, bf16)
             history.add(losses, score, optimizer.param_groups[0]["lr"], detector.state_dict())
-            history.add_times(images_per_s, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            history.times.append({"epoch": len(history.rows), "images_per_s": images_per_s, "seconds": seconds})
             if fabric.is_global_zero:
-                _save(history, detector, optimizer, training.state_folder)
-                print(history.last_line(settings.schedule.epochs), flush=True)
+                weights = {"detector": detector.state_dict(), "optimizer": optimizer.state_dict()}
+                save_state(training.state_folder, {**vars(history), **weights})
+                history.write()  # after the state, so that a history on disk is never ahead of it
+                print(history.last_line(settings.epochs), flush=True)
             fabric.barrier()
     detector.load_state_dict(history.best)
     return history
 
 
 def _set_up(fabric: Fabric, training: Training) -> tuple[nn.Module, Optimizer]:
-    """The detector's losses and Adam on this process's device."""
+    """The detector, whose `losses` Fabric shares out, and Adam on this process's device."""
     detector, hardware = training.detector, training.hardware
     if hardware.device == "cuda" and hardware.processes > 1:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)
@@ -117,7 +107,9 @@ def _set_up(fabric: Fabric, training: Training) -> tuple[nn.Module, Optimizer]:
         detector.to(memory_format=torch.channels_last)
     if training.settings.compile:
         compile_network(detector, hardware.device, "train.compile")
-    return fabric.setup(DetectorLosses(detector), Adam(detector.parameters(), fused=True))
+    model, optimizer = fabric.setup(detector, Adam(detector.parameters(), fused=True))
+    model.mark_forward_method(detector.losses)  # what DistributedDataParallel wraps
+    return model, optimizer
 
 
 def _resume(fabric: Fabric, training: Training, optimizer: Optimizer) -> History:
@@ -157,7 +149,7 @@ def _train_epoch(
     for step, batch in enumerate(_batches_of_epoch(fabric, batches, settings, len(scores))):
         passed = len(scores) + (step + 0.5) / len(batches)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings.schedule, scores, passed)
+            group["lr"] = learning_rate(settings, scores, passed)
         losses = batch_losses(model, batch, settings)
         if fabric.device.type == "cpu" or step % CHECK_EVERY == 0:
             require_finite(fabric, losses, settings, len(scores), step)
@@ -180,8 +172,7 @@ def _batches_of_epoch(fabric: Fabric, batches: DataLoader, settings: TrainingSet
     batches.sampler.epoch = epoch
     seed = np.random.SeedSequence([settings.seed, epoch, fabric.global_rank]).generate_state(1)[0]
     if fabric.is_global_zero and sys.stderr.isatty():
-        label = f"epoch {epoch + 1}/{settings.schedule.epochs}"
-        batches = progress(batches, label, unit="batch")
+        batches = progress(batches, f"epoch {epoch + 1}/{settings.epochs}", unit="batch")
     for step, batch in enumerate(batches):
         if step == 0:  # starting the loader has drawn a number
             torch.manual_seed(int(seed))
@@ -189,13 +180,14 @@ def _batches_of_epoch(fabric: Fabric, batches: DataLoader, settings: TrainingSet
 
 
 def batch_losses(model: nn.Module, batch: Batch, settings: TrainingSettings) -> dict[str, Tensor]:
-    """`total`, the weighted sum of the detector's losses, and its parts: scalars."""
+    """`total`, the weighted sum of the losses of `model`, a detector, and its parts: scalars."""
     masks = None if batch.masks is None else list(batch.masks.split(batch.counts))
     targets = Targets(list(batch.boxes.split(batch.counts)), masks)
     images = prepare(batch.hu, settings.hu, settings.channels_last)
     with autocast(images.device, settings.arithmetic.bf16):
-        parts = model(images, targets, share_counts)
-    return {"total": sum(settings.loss_weights.get(name, 1.0) * part for name, part in parts.items()), **parts}
+        parts = model.losses(images, targets, share_counts)
+    weights = {"mask": settings.mask_loss_weight}
+    return {"total": sum(weights.get(name, 1.0) * part for name, part in parts.items()), **parts}
 
 
 def clip_gradients(model: nn.Module, norm: float | None) -> None:
@@ -218,13 +210,6 @@ def require_finite(
         values += "; not finite in another process"
     raise UserError(
         f"training: the loss is not finite in epoch {epoch + 1}, step {step + 1} ({values}); lower train.learning_rate "
-        f"(now {settings.schedule.learning_rate:g}) or train.gradient_clip_norm (now {settings.gradient_clip_norm}), "
+        f"(now {settings.learning_rate:g}) or train.gradient_clip_norm (now {settings.gradient_clip_norm}), "
         "or set train.precision to 32"
     )
-
-
-def _save(history: History, detector: Detector, optimizer: Optimizer, state_folder: Path) -> None:
-    """The state first: a history on disk is never ahead of it."""
-    content = {"rows": history.rows, "times": history.times, "best": history.best}
-    save_state(state_folder, {**content, "detector": detector.state_dict(), "optimizer": optimizer.state_dict()})
-    history.write()

@@ -5,7 +5,6 @@ folder, so that all of them run the code of one checkout. Under `torchrun` the p
 """
 
 import contextlib
-import functools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 from lightning_fabric import Fabric
-from lightning_fabric.accelerators import Accelerator
+from lightning_fabric.accelerators import CPUAccelerator
 from lightning_fabric.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
@@ -49,34 +48,11 @@ def training_processes(hardware: Hardware, state_folder: Path) -> Iterator[Fabri
             raise
 
 
-class IntelAccelerator(Accelerator):
+class IntelAccelerator(CPUAccelerator):
     """The first of Intel's GPUs, `xpu` in torch, which Fabric doesn't know. Untested on such a GPU."""
 
     def setup_device(self, device: torch.device) -> None:
         torch.xpu.set_device(device)
-
-    def teardown(self) -> None:
-        torch.xpu.empty_cache()
-
-    @staticmethod
-    def parse_devices(devices: int) -> int:
-        return devices
-
-    @staticmethod
-    def get_parallel_devices(devices: int) -> list[torch.device]:
-        return [torch.device("xpu", index) for index in range(devices)]
-
-    @staticmethod
-    def auto_device_count() -> int:
-        return 1
-
-    @staticmethod
-    def is_available() -> bool:
-        return torch.xpu.is_available()
-
-    @staticmethod
-    def name() -> str:
-        return "xpu"
 
 
 def _fabric(hardware: Hardware) -> Fabric:
@@ -130,7 +106,6 @@ def copy_buffers_of_first(network: nn.Module) -> None:
             torch.distributed.broadcast(buffer, 0)
 
 
-@functools.cache
 def _quieten_lightning() -> None:
     """Keep Lightning's banners and hints about loaders out of the log; errors still come through."""
     for name in ("lightning_fabric", "lightning_fabric.utilities.rank_zero"):

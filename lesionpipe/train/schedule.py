@@ -13,9 +13,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Schedule:
-    """Values of the section `train`, which says what they mean."""
+    """Values of the section `train`, under the names that they have there."""
 
-    kind: Literal["plateau", "cosine"]
+    schedule: Literal["plateau", "cosine"]
     epochs: int
     learning_rate: float
     warmup_epochs: float
@@ -24,17 +24,17 @@ class Schedule:
     early_stopping_patience: int
 
 
-def learning_rate(schedule: Schedule, scores: Sequence[float], passed: float) -> float:
+def learning_rate(settings: Schedule, scores: Sequence[float], passed: float) -> float:
     """The rate of a step, `passed` epochs (with a share of the current one) after the start.
 
     `scores`: validation mAP of each finished epoch.
     """
-    if passed < schedule.warmup_epochs:
-        return schedule.learning_rate * passed / schedule.warmup_epochs
-    if schedule.kind == "plateau":
-        return schedule.learning_rate * schedule.lr_factor ** lr_drops(scores, schedule.lr_patience)
-    share = (passed - schedule.warmup_epochs) / max(schedule.epochs - schedule.warmup_epochs, 1e-9)
-    return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1)))
+    if passed < settings.warmup_epochs:
+        return settings.learning_rate * passed / settings.warmup_epochs
+    if settings.schedule == "plateau":
+        return settings.learning_rate * settings.lr_factor ** lr_drops(scores, settings.lr_patience)
+    share = (passed - settings.warmup_epochs) / max(settings.epochs - settings.warmup_epochs, 1e-9)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1)))
 
 
 def lr_drops(scores: Sequence[float], patience: int) -> int:
@@ -48,13 +48,13 @@ def lr_drops(scores: Sequence[float], patience: int) -> int:
     return drops
 
 
-def should_stop(schedule: Schedule, scores: Sequence[float]) -> bool:
+def should_stop(settings: Schedule, scores: Sequence[float]) -> bool:
     """Whether training ends: all epochs are done or, with `plateau`, the best of them lies too far back."""
-    if len(scores) >= schedule.epochs:
+    if len(scores) >= settings.epochs:
         return True
-    if schedule.kind != "plateau" or not scores:
+    if settings.schedule != "plateau" or not scores:
         return False
-    return len(scores) - 1 - best_epoch(scores) >= schedule.early_stopping_patience
+    return len(scores) - 1 - best_epoch(scores) >= settings.early_stopping_patience
 
 
 def best_epoch(scores: Sequence[float]) -> int:

@@ -1,11 +1,9 @@
 """The state of an interrupted training: one file per run, in a scratch folder outside DVC, written after each epoch.
 
-The folder's name is a fingerprint of all that shapes the result: parameters, input files, the code and the library
-versions. A run that starts with the same fingerprint goes on where the file ends; anything else starts anew. A finished
-run removes its state.
-
-Only one process at a time trains a fingerprint; it holds a lock beside the folder. Another one waits, and then finds
-the result: the first leaves its finished state to those who wait.
+The folder's name is a fingerprint of all that shapes the result. A run that starts with the same fingerprint goes on
+where the file ends; anything else starts anew. A finished run removes its state. Only one process at a time trains a
+fingerprint; it holds a lock beside the folder. Another one waits, and takes over the finished state, which the first
+leaves to those who wait.
 """
 
 import contextlib
@@ -70,7 +68,7 @@ def loaded_code() -> dict[str, str]:
 
 def is_neutral(module: str) -> bool:
     """Whether a module is one of `NEUTRAL`, or in one of these packages."""
-    return any(module == name or module.startswith(f"{name}.") for name in NEUTRAL)
+    return f"{module}.".startswith(tuple(f"{name}." for name in NEUTRAL))
 
 
 def save_state(folder: Path, state: dict) -> None:
@@ -85,10 +83,10 @@ def load_state(folder: Path) -> dict | None:
         UserError: the file is damaged.
     """
     path = folder / "state.pt"
-    if not path.is_file():
-        return None
     try:
         state = load_tensors(path)
+    except FileNotFoundError:
+        return None
     except Unreadable as reason:
         raise UserError(f"{path}: unreadable ({reason}); delete it to start anew") from None
     for name, kind in CONTENT.items():

@@ -1,23 +1,28 @@
 """Raw maps -> predictions: candidates, calibration by mask coherence, NMS (paper, sec. 2.2).
 
-The score of a candidate box is p (1 + IoU) with the box around the predicted mask (`calibration.py`); it may exceed 1
-and is not a probability: FROC and mAP only need its order. Calibration comes *before* NMS, so that of several boxes on
-one lesion the one survives that fits the mask best, not the one that merely had the greatest p. All steps run on the
-maps' device for the whole batch at once.
+Calibration multiplies the score p of a box by 1 + IoU, its coherence with the predicted mask. The paper leaves open
+which mask pixels belong to a box. Here: those within its *window*, the box widened on each side by the margin and a
+quarter of its side. Their tight box, widened by the margin (DeepLesion's boxes reach 5 px beyond the RECIST end points,
+masks don't), is compared with the box itself. A mask that goes on beyond the box so lowers the IoU, a neighbouring
+lesion's mask outside the window doesn't count, and without mask pixels the IoU is 0 and p stays. Scores may exceed 1:
+FROC and mAP only need their order. It comes *before* NMS, so that of several boxes on one lesion the one survives that
+fits the mask best. All steps run on the maps' device for the whole batch at once.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from lesionpipe.core import boxes as box_math
 from lesionpipe.detectors.interface import DecodingSettings, Prediction
-from lesionpipe.detectors.retinanet.calibration import calibrate
-from lesionpipe.detectors.retinanet.matching import decode_boxes
-from lesionpipe.detectors.retinanet.network import RawMaps
+from lesionpipe.detectors.retinanet.network import RawMaps, decode_boxes
 
 SHORTLIST = 10  # times `detections_per_image` candidates of an image are suppressed first
+WIDENING = 0.25  # of a box's side, on each side: its window
 
 
 class Candidates(NamedTuple):
@@ -35,14 +40,10 @@ def decode_maps(
     image_size: tuple[int, int],
     recist_margin: float | Tensor,
 ) -> list[Prediction]:
-    """Predictions for each image of a batch, as `Detector.predict` promises them.
+    """Predictions for each image of a batch, as `Detector.predict` promises them, from maps without gradients.
 
-    Args:
-        raw: the network's output for B images, without gradients.
-        anchors: (A, 4) px.
-        settings: `calibrate` has no effect where the network has no mask branch.
-        image_size: height and width, px; boxes are clipped to the image.
-        recist_margin: px by which a lesion's box reaches beyond its mask: one number, or (B, 2) in x and y.
+    Anchors are (A, 4) px; boxes are clipped to the image of `image_size`, height and width in px. Without a mask branch
+    `settings.calibrate` has no effect.
     """
     images = len(raw.logits)
     mask = None if raw.mask_logits is None else raw.mask_logits.float().sigmoid()  # (B, H, W)
@@ -100,3 +101,54 @@ def _nms(candidates: Candidates, iou: float) -> Candidates:
 
 def _take(candidates: Candidates, index: Tensor) -> Candidates:
     return Candidates(*(column[index] for column in candidates))
+
+
+def calibrate(boxes: Tensor, scores: Tensor, image: Tensor, mask: Tensor, margin: float | Tensor) -> Tensor:
+    """Scores p (1 + IoU), (M,), of the columns of `Candidates` and bool masks (B, H, W).
+
+    `margin`: px added around the mask's box; one number, or (M, 2) in x and y for each box.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    margin = torch.as_tensor(margin, dtype=boxes.dtype, device=boxes.device).expand(len(boxes), 2).repeat(1, 2)
+    outwards = boxes.new_tensor([-1, -1, 1, 1])
+    around, found = mask_boxes(boxes + outwards * (WIDENING * sides + margin), image, mask)
+    iou = box_math.iou(boxes, around + outwards * margin)
+    return scores * (1 + torch.where(found, iou, torch.zeros_like(iou)))
+
+
+def mask_boxes(windows: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Tight boxes (M, 4), pixel centre to pixel centre, around the mask within each window, and whether any is (M,).
+
+    A pixel belongs to a window when its centre does. Windows are (M, 4) px, `image` (M,), `mask` (B, H, W) bool. All
+    are found at once, by bisection in the integral image of the mask.
+    """
+    sides = torch.tensor([mask.shape[2], mask.shape[1]], device=mask.device)
+    start = torch.minimum(windows[:, :2].ceil().long().clamp(min=0), sides)  # (M, 2) first column and row
+    end = torch.maximum(torch.minimum(windows[:, 2:].floor().long() + 1, sides), start)  # one past the last
+    count = _counter(mask, image, start, end)
+    goals = torch.stack([count(start) + 1, count(end)])  # first place to hold a pixel, first to hold all
+    places = _bisect(count, goals, start, end, steps=max(mask.shape[1:]).bit_length())
+    return (places - 1).transpose(0, 1).flatten(1).to(windows.dtype), goals[1, :, 0] >= goals[0, :, 0]
+
+
+def _counter(mask: Tensor, image: Tensor, start: Tensor, end: Tensor) -> Callable[[Tensor], Tensor]:
+    """Counts of mask pixels in each window's first columns, and in its first rows, up to places (…, M, 2).
+
+    Up to a constant: counted from the image's edge, over the window's extent along the other axis.
+    """
+    sums = F.pad(mask.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32), (1, 0, 1, 0))  # (B, H + 1, W + 1)
+    along = torch.tensor([1, sums.shape[2]], device=mask.device)  # step to the next column, to the next row
+    own = image[:, None] * sums[0].numel()
+    low, high = own + start.flip(1) * along.flip(0), own + end.flip(1) * along.flip(0)
+    sums = sums.flatten()
+    return lambda places: sums[high + places * along] - sums[low + places * along]
+
+
+def _bisect(count: Callable[[Tensor], Tensor], goals: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:
+    """First places between `low` and `high` at which the rising `count` reaches each of `goals` (…, M, 2)."""
+    low, high = low.expand_as(goals), high.expand_as(goals)
+    for _ in range(steps):
+        middle = (low + high) >> 1
+        reached = count(middle) >= goals
+        low, high = torch.where(reached, low, torch.minimum(middle + 1, high)), torch.where(reached, middle, high)
+    return high

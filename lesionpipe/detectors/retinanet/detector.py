@@ -10,23 +10,15 @@ from lesionpipe.detectors.backbones import build_backbone
 from lesionpipe.detectors.interface import DecodingSettings, Detector, Prediction, Share, Targets
 from lesionpipe.detectors.retinanet.decode import decode_maps
 from lesionpipe.detectors.retinanet.heads import PRIOR_LOGIT, Head
-from lesionpipe.detectors.retinanet.losses import count_targets, detection_losses
-from lesionpipe.detectors.retinanet.matching import anchor_targets
-from lesionpipe.detectors.retinanet.network import MapNetwork
-from lesionpipe.detectors.retinanet.pyramid import Pyramid, SegmentationBranch
+from lesionpipe.detectors.retinanet.losses import anchor_targets, count_targets, detection_losses
+from lesionpipe.detectors.retinanet.network import MapNetwork, Pyramid, SegmentationBranch
 from lesionpipe.params import Network
 
 MASK_LEVEL = 2  # the pyramid level that the segmentation branch starts from
 
 
 class RetinaNet(Detector):
-    """RetinaNet with optional mask branch and attention gates.
-
-    Args:
-        network: images -> raw maps.
-        anchor_set: the anchors, in px of the stored slice.
-        image_size: S, the side of the images that it mostly sees, px; anchors of other sizes are made when needed.
-    """
+    """A network, its anchors, and the side (px) of the images that it mostly sees; of others they are made anew."""
 
     def __init__(self, network: MapNetwork, anchor_set: AnchorSet, image_size: int) -> None:
         super().__init__()
@@ -51,9 +43,9 @@ class RetinaNet(Detector):
         raw = self.network(images)
         return decode_maps(raw, self._anchors_of(images), settings, tuple(images.shape[-2:]), recist_margin)
 
-    def compile(self, backend: str = "inductor") -> None:
+    def compile(self) -> None:
         """Compile the network alone: matching and decoding have shapes that depend on the data."""
-        self.network.compile(backend=backend)
+        self.network.compile()
 
     def _anchors_of(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
