@@ -49,9 +49,8 @@ def centre_values(stack: np.ndarray) -> list[int]:
 )
 def test_each_interval_needs_the_slices_around_two_millimetres(interval, needed, upper):
     made = plan(interval)
-    assert made.needed == needed
-    assert (made.below[2], made.above[2]) == upper[:2]
-    assert made.weight[2] == pytest.approx(upper[2])
+    assert made.needed == list(needed)
+    assert made.positions[2] == (*upper[:2], pytest.approx(upper[2]))
     assert made.neighbours == ("interpolated" if upper[2] else "exact")
 
 
@@ -69,30 +68,31 @@ def test_a_position_on_a_slice_is_that_slice():
 
 
 def test_five_slices_reach_four_millimetres_to_either_side():
-    assert plan(2, slices=5).below == (98, 99, 100, 101, 102)
-    assert plan(4, slices=5) == ((99, 99, 100, 100, 101), (99, 100, 100, 101, 101), (0, 0.5, 0, 0.5, 0), "interpolated")
+    assert plan(2, slices=5).positions == tuple((number, number, 0) for number in (98, 99, 100, 101, 102))
+    between = ((99, 99, 0), (99, 100, 0.5), (100, 100, 0), (100, 101, 0.5), (101, 101, 0))
+    assert plan(4, slices=5) == (between, "interpolated")
 
 
 def test_a_missing_neighbour_duplicates_the_lesion_slice_on_its_side_only():
     made = plan(5, existing=(99, 100))
-    assert (made.below, made.above, made.neighbours) == ((99, 100, 100), (100, 100, 100), "duplicated")
+    assert made == (((99, 100, pytest.approx(0.6)), (100, 100, 0), (100, 100, 0)), "duplicated")
     assert centre_values(build_stack(made, constants({99: 0, 100: 100}), 64, HU)) == [60, 100, 100]
 
 
 def test_with_one_of_two_slices_there_is_nothing_to_interpolate():
-    assert plan(1.5, existing=(98, 99, 100, 101)).above[2] == 100  # +2 mm lies between 101 and the absent 102
-    assert plan(5, existing=(98, 100, 102)).needed == (100,)  # a gap is not bridged
+    assert plan(1.5, existing=(98, 99, 100, 101)).positions[2] == (100, 100, 0)  # +2 mm: between 101 and the absent 102
+    assert plan(5, existing=(98, 100, 102)).needed == [100]  # a gap is not bridged
 
 
 @pytest.mark.parametrize("interval", [None, math.nan, math.inf, 0, -5, 1e-310])
 def test_an_unknown_interval_duplicates_and_says_so(interval):
     made = plan(interval)
-    assert made.needed == (100,)
+    assert made.needed == [100]
     assert made.neighbours == "unknown interval"
 
 
 def test_one_slice_needs_no_neighbours_and_no_interval():
-    assert plan(None, slices=1) == ((100,), (100,), (0.0,), "exact")
+    assert plan(None, slices=1) == (((100, 100, 0),), "exact")
 
 
 def test_values_are_interpolated_in_hu_and_clipped_afterwards():

@@ -49,17 +49,15 @@ KEY_SLICE_TYPES = {
 
 
 class Plan(NamedTuple):
-    """Which slices make a stack: position i is (1 - weight[i]) · slice below[i] + weight[i] · slice above[i]."""
+    """Which slices make a stack: a position (below, above, w) is (1 - w) · slice below + w · slice above."""
 
-    below: tuple[int, ...]
-    above: tuple[int, ...]
-    weight: tuple[float, ...]
+    positions: tuple[tuple[int, int, float], ...]
     neighbours: str  # the worst of its positions' NEIGHBOUR_KINDS
 
     @property
-    def needed(self) -> tuple[int, ...]:
+    def needed(self) -> list[int]:
         """The numbers of the slices to read, rising."""
-        return tuple(sorted({*self.below, *self.above}))
+        return sorted({number for below, above, _ in self.positions for number in (below, above)})
 
 
 class StackJob(NamedTuple):
@@ -191,19 +189,19 @@ def plan_stack(
         if known:
             found.append(_around(key_slice, k * spacing_mm / interval_mm, exists))
         else:
-            found.append((key_slice, key_slice, 0.0, "unknown interval" if k else "exact"))
-    below, above, weight, kinds = zip(*found, strict=True)
-    return Plan(below, above, weight, min(kinds, key=NEIGHBOUR_KINDS.index))
+            found.append(((key_slice, key_slice, 0.0), "unknown interval" if k else "exact"))
+    positions, kinds = zip(*found, strict=True)
+    return Plan(positions, min(kinds, key=NEIGHBOUR_KINDS.index))
 
 
-def _around(key_slice: int, position: float, exists: Callable[[int], bool]) -> tuple[int, int, float, str]:
-    """The slices around a position (in slices from the lesion slice), the weight of the upper one, and how."""
+def _around(key_slice: int, position: float, exists: Callable[[int], bool]) -> tuple[tuple[int, int, float], str]:
+    """The slices around a position (in slices from the lesion slice) and the weight of the upper one; and how."""
     low, high = math.floor(position + ON_SLICE), math.ceil(position - ON_SLICE)
     if not (exists(key_slice + low) and exists(key_slice + high)):
-        return key_slice, key_slice, 0.0, "duplicated"
+        return (key_slice, key_slice, 0.0), "duplicated"
     if low == high:
-        return key_slice + low, key_slice + low, 0.0, "exact"
-    return key_slice + low, key_slice + high, position - low, "interpolated"
+        return (key_slice + low, key_slice + low, 0.0), "exact"
+    return (key_slice + low, key_slice + high, position - low), "interpolated"
 
 
 def build_stack(plan: Plan, images: Mapping[int, np.ndarray], size: int, hu: tuple[int, int]) -> np.ndarray:
@@ -211,9 +209,8 @@ def build_stack(plan: Plan, images: Mapping[int, np.ndarray], size: int, hu: tup
 
     `images` are slice number -> int16 HU (H, W), at least those of `plan.needed`, all of one shape.
     """
-    positions = list(zip(plan.below, plan.above, plan.weight, strict=True))
-    made = {(low, high, w): _slice_at(images[low], images[high], w, size, hu) for low, high, w in set(positions)}
-    return np.stack([made[position] for position in positions])
+    made = {(low, high, w): _slice_at(images[low], images[high], w, size, hu) for low, high, w in set(plan.positions)}
+    return np.stack([made[position] for position in plan.positions])
 
 
 def _slice_at(below: np.ndarray, above: np.ndarray, weight: float, size: int, hu: tuple[int, int]) -> np.ndarray:
