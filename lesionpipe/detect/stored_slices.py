@@ -116,10 +116,8 @@ def for_inference(detector: Detector, precision: str, device: str = "cpu", compi
 
     Batch norms, constant after training, are folded into the convolutions before them. With the precision `bf16` all
     weights but the predicting layers' are cast once, and no autocast is needed; it would cast them in every call, which
-    on a CPU takes a fifth of the time of a slice. `compiled` lets torch compile the network at its first call.
-
-    Raises:
-        UserError: torch can't compile here.
+    on a CPU takes a fifth of the time of a slice. `compiled` lets torch compile the network at its first call; where it
+    can't, that is a UserError.
     """
     ready = fold_batch_norms(copy.deepcopy(detector).eval())
     ready = ready.to(device=device, memory_format=torch.channels_last)

@@ -80,11 +80,7 @@ def _datasets(
 
 
 def input_files(parts: Sequence[str], weights: str | None) -> list[Path]:
-    """All files that shape a training; `weights` is the parameter `network.weights`.
-
-    Raises:
-        UserError: no such weights, or not where they should lie.
-    """
+    """All files that shape a training; `weights` is the parameter `network.weights`, refused as in `weights_file`."""
     slices = [Path(SLICES_FOLDER, f"{part}{suffix}") for part in parts for suffix in (".npy", ".csv")]
     masks = [Path(MASKS_FOLDER, f"{part}.npz") for part in parts]
     own_weights = weights_file(weights)

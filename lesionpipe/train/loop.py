@@ -165,10 +165,7 @@ def _train_epoch(
 
 
 def _batches_of_epoch(fabric: Fabric, batches: DataLoader, settings: TrainingSettings, epoch: int) -> Iterator[Batch]:
-    """The batches of an epoch (from 0), with a progress bar in a terminal.
-
-    What a detector draws at random meanwhile depends on seed, epoch and process alone, as resuming needs it.
-    """
+    """The batches of an epoch (from 0); what a detector draws meanwhile depends on seed, epoch and process alone."""
     batches.sampler.epoch = epoch
     seed = np.random.SeedSequence([settings.seed, epoch, fabric.global_rank]).generate_state(1)[0]
     if fabric.is_global_zero and sys.stderr.isatty():

@@ -47,7 +47,6 @@ def anchor_targets(anchors: Tensor, targets: Targets, image_size: tuple[int, int
     image, anchor = torch.nonzero(labels == POSITIVE, as_tuple=True)
     offsets[image, anchor] = encode_boxes(padded[image, nearest[image, anchor]], anchors[anchor])
     masks = None if targets.masks is None else torch.stack([own.any(dim=0) for own in targets.masks])
-    # `any` of uint8 is uint8
     return AnchorTargets(labels, offsets, None if masks is None else masks.to(anchors.device, torch.bool))
 
 
@@ -89,10 +88,8 @@ def count_targets(targets: AnchorTargets) -> Tensor:
 def detection_losses(raw: RawMaps, targets: AnchorTargets, divisors: Tensor) -> dict[str, Tensor]:
     """Losses `classification`, `box` and, if the network has a mask branch, `mask`: scalars, float32.
 
-    `divisors`: (2,) of the first two losses and of the third, what a `Share` makes of `count_targets`.
-
-    Raises:
-        ValueError: the shapes of the network's output and of the targets differ.
+    `divisors`: (2,) of the first two losses and of the third, what a `Share` makes of `count_targets`. Where the shapes
+    of the network's output and of the targets differ, that is a ValueError.
     """
     _require_same_shape("anchors", raw.logits, targets.labels)
     with torch.autocast(raw.logits.device.type, enabled=False):
