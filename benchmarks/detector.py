@@ -25,7 +25,7 @@ from lesionpipe.core.devices import tune_for
 from lesionpipe.detect.stored_slices import build_settings, for_inference
 from lesionpipe.detectors.build import build_detector
 from lesionpipe.detectors.interface import DecodingSettings, Detector, Targets, single_process
-from lesionpipe.params import Network, load_params
+from lesionpipe.params import Network, Preprocess, load_params
 
 ROOT = Path(__file__).parents[1]
 ROWS = {  # levels, mask branch, attention, anchors, time in units of the first row (paper, Table 1)
@@ -48,6 +48,7 @@ class Setting:
     precision: str
     iterations: int
     compiled: bool
+    preprocess: Preprocess
     decoding: DecodingSettings
     recist_margin_px: float
 
@@ -67,7 +68,7 @@ class Setting:
 
 
 def our_detector(params: Network, anchors: AnchorSet, setting: Setting) -> Detector:
-    return setting.place(build_detector(params, 3, setting.size, anchors))
+    return setting.place(build_detector(params, setting.preprocess, anchors))
 
 
 def our_step(detector: Detector, setting: Setting, compiled: bool) -> Callable[[], None]:
@@ -249,9 +250,10 @@ def main(
     tune_for(device)  # for all contestants
     params = load_params(ROOT / "params.yaml")
     heads = {"head_depth": head_depth, "head_channels": head_channels}
-    network = params.network.model_copy(update={"backbone": backbone, "weights": None, "channels": channels, **heads})
+    network = params.network.model_copy(update={"backbone": backbone, "weights": None, "windows": (), "channels": channels, **heads})
     detect = build_settings(params.detect, precision)
-    settings = (detect.decoding, detect.recist_margin_px)
+    preprocess = params.preprocess.model_copy(update={"slices": 3, "image_size": size})
+    settings = (preprocess, detect.decoding, detect.recist_margin_px)
     setting = Setting(size, batch, device, precision, iterations, compiled, *settings)
     peak = matmul_peak(setting, peak_side)
     print(f"{backbone}, {size} px, batch {batch}, {device}, {precision}; matrix product {peak / 1e12:.2f} TFLOP/s")

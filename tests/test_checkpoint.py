@@ -30,7 +30,7 @@ def values(**network) -> dict:
 @pytest.fixture
 def detector():
     torch.manual_seed(0)
-    return build_detector(NETWORK, PARAMS.preprocess.slices, PARAMS.preprocess.image_size, ANCHORS).eval()
+    return build_detector(NETWORK, PARAMS.preprocess, ANCHORS).eval()
 
 
 def header(**changes) -> dict[str, str]:

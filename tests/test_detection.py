@@ -45,7 +45,7 @@ def write_toy_model(folder: Path, **network) -> Params:
     params = write_toy_set(folder, network=network)
     anchors = AnchorSet.from_dict(ANCHORS)
     torch.manual_seed(0)
-    built = build_detector(params.network, params.preprocess.slices, params.preprocess.image_size, anchors)
+    built = build_detector(params.network, params.preprocess, anchors)
     save_model(folder / MODEL, built, anchors, params.model_dump(mode="json"))
     return params
 

@@ -17,7 +17,8 @@ from lesionpipe.detectors.retinanet.heads import Head
 from lesionpipe.detectors.retinanet.network import AttentionGate, Pyramid
 from lesionpipe.params import load_params
 
-NETWORK = load_params(Path(__file__).parents[1] / "params.yaml").network
+DEFAULTS = load_params(Path(__file__).parents[1] / "params.yaml")
+NETWORK = DEFAULTS.network
 PARAMS = NETWORK.model_copy(
     update={"backbone": "small", "weights": None, "channels": 16, "head_depth": 1, "head_channels": 24}
 )
@@ -34,12 +35,16 @@ DECODING = DecodingSettings(0.0, 100, 0.5, 100, calibrate=True, mask_threshold=0
 LESION = torch.tensor([[16.0, 16, 47, 47]])
 
 
+def images_of(slices=3, image_size=64):
+    return DEFAULTS.preprocess.model_copy(update={"slices": slices, "image_size": image_size})
+
+
 def detector_with(slices=3, anchors=paper_set, image_size=64, **changes):
     """A RetinaNet with random weights; `anchors` makes the set of the levels."""
     torch.manual_seed(0)
     params = PARAMS.model_copy(update=changes)
     anchor_set = anchors(level_numbers(params.levels)).scaled(image_size / 512)
-    return build_detector(params, slices, image_size, anchor_set).eval()
+    return build_detector(params, images_of(slices, image_size), anchor_set).eval()
 
 
 def network_with(**changes):
@@ -86,7 +91,7 @@ def test_the_docs_tell_the_parameters_of_the_papers_rows(root):
     for label, (row, per_cell) in zip(labels, rows, strict=True):
         params = preset.model_copy(update={**ROWS[row], "weights": None})
         anchors = (paper_set if per_cell == 15 else retinanet_set)(level_numbers(params.levels))
-        detector = build_detector(params, 3, 64, anchors)
+        detector = build_detector(params, images_of(), anchors)
         count = f"{sum(p.numel() for p in detector.parameters()) / 1e6:.2f} M"
         assert any(line.startswith(f"| {label} | {count} |") for line in lines), f"{label}: {count}"
 
@@ -258,7 +263,7 @@ def test_the_weights_hold_no_anchors_and_anchors_stay_where_they_are_in_every_pr
 def test_anchors_of_other_levels_are_refused():
     params = PARAMS.model_copy(update={"levels": "P3-P7"})
     with pytest.raises(UserError, match=r"strides \[4, 8, 16, 32, 64\], but network.levels = P3-P7 has \[8, 16"):
-        build_detector(params, 3, 64, paper_set((2, 3, 4, 5, 6)))
+        build_detector(params, images_of(), paper_set((2, 3, 4, 5, 6)))
 
 
 # the head's order ----------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_a_compiled_training_gives_weights_of_the_plain_network(tmp_path, monkey
     compiled = {"train": {"epochs": 1, "compile": True}, "network": {"mask_branch": False}}
     training, history = train(tmp_path, monkeypatch, **compiled)
     params = load_params(tmp_path / "params.yaml")
-    plain = build_detector(params.network, params.preprocess.slices, params.preprocess.image_size, training.anchors)
+    plain = build_detector(params.network, params.preprocess, training.anchors)
     plain.load_state_dict(history.best, strict=True)
     images = torch.zeros(1, params.preprocess.slices, 64, 64)
     with torch.no_grad():

@@ -5,11 +5,11 @@ from typing import assert_never
 from lesionpipe.anchors.grid import AnchorSet
 from lesionpipe.detectors.interface import Detector
 from lesionpipe.detectors.retinanet.detector import build_retinanet
-from lesionpipe.params import Network
+from lesionpipe.params import Network, Preprocess
 
 
-def build_detector(network: Network, slices: int, image_size: int, anchors: AnchorSet) -> Detector:
-    """The detector, with the pretrained weights that `network` names, for images (B, slices, image_size, image_size).
+def build_detector(network: Network, preprocess: Preprocess, anchors: AnchorSet) -> Detector:
+    """The detector, with the pretrained weights that `network` names, for images as `preprocess` leaves them.
 
     Raises:
         UserError: pretrained weights can't be had or don't fit, or the anchors (px of such images) don't go with the
@@ -17,6 +17,6 @@ def build_detector(network: Network, slices: int, image_size: int, anchors: Anch
     """
     match network.kind:
         case "retinanet":
-            return build_retinanet(network, slices, image_size, anchors)
+            return build_retinanet(network, preprocess, anchors)
         case unknown:
             assert_never(unknown)

@@ -74,7 +74,7 @@ def load_model(path: str | Path = MODEL, device: str | torch.device = "cpu") -> 
         preprocess = Preprocess.model_validate(params["preprocess"])
         # the weights come from this file: nothing is to be fetched again
         network = Network.model_validate({**params["network"], "weights": None})
-        detector = build_detector(network, preprocess.slices, preprocess.image_size, anchors)
+        detector = build_detector(network, preprocess, anchors)
         detector.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, UserError) as error:
         reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]

@@ -133,6 +133,7 @@ class Network(Section):
     kind: Literal["retinanet"]
     backbone: Literal["small", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet50"]
     weights: str | None
+    windows: Several[Interval[Hounsfield]]
     levels: Literal["P2-P6", "P3-P7"]
     channels: int = Field(ge=8, le=1024, multiple_of=8)
     head_depth: int = Field(ge=1, le=8)

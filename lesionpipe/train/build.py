@@ -38,7 +38,7 @@ def build_training(
     arithmetic = choose_arithmetic(train.precision, hardware.device, training=True)
     files, anchors = input_files(parts, network.weights), read_anchors(ANCHORS_FILE)
     torch.manual_seed(train.seed)
-    detector = build_detector(network, preprocess.slices, preprocess.image_size, anchors)
+    detector = build_detector(network, preprocess, anchors)
     if train.batch_size % hardware.processes:
         raise UserError(
             f"params.yaml: train.batch_size = {train.batch_size} can't be shared out evenly over {hardware.processes} "

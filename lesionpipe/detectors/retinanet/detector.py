@@ -12,7 +12,8 @@ from lesionpipe.detectors.retinanet.decode import decode_maps
 from lesionpipe.detectors.retinanet.heads import PRIOR_LOGIT, Head
 from lesionpipe.detectors.retinanet.losses import anchor_targets, count_targets, detection_losses
 from lesionpipe.detectors.retinanet.network import MapNetwork, Pyramid, SegmentationBranch
-from lesionpipe.params import Network
+from lesionpipe.detectors.windows import Windows
+from lesionpipe.params import Network, Preprocess
 
 MASK_LEVEL = 2  # the pyramid level that the segmentation branch starts from
 
@@ -54,7 +55,7 @@ class RetinaNet(Detector):
         return torch.from_numpy(anchors_for(self.anchor_set, height, width)).to(self.anchors.device)
 
 
-def build_retinanet(params: Network, slices: int, image_size: int, anchors: AnchorSet) -> RetinaNet:
+def build_retinanet(params: Network, preprocess: Preprocess, anchors: AnchorSet) -> RetinaNet:
     """The RetinaNet that the section `network` describes; arguments and errors as in `build_detector`."""
     levels = level_numbers(params.levels)
     if anchors.strides != strides_of(levels):
@@ -62,14 +63,16 @@ def build_retinanet(params: Network, slices: int, image_size: int, anchors: Anch
             f"anchors of strides {list(anchors.strides)}, but network.levels = {params.levels} has "
             f"{list(strides_of(levels))}; run `dvc repro anchors`"
         )
-    backbone = build_backbone(params.backbone, params.weights, slices)
+    windows = Windows(params.windows, preprocess.hu)
+    channels = preprocess.slices * (1 + len(params.windows))
+    backbone = build_backbone(params.backbone, params.weights, channels)
     segmentation, first = None, levels[0]
     if params.mask_branch:
-        segmentation = SegmentationBranch(slices, backbone.channels[0], params.channels, params.attention)
+        segmentation = SegmentationBranch(channels, backbone.channels[0], params.channels, params.attention)
         first = min(MASK_LEVEL, first)
     pyramid = Pyramid(backbone.channels, params.channels, first, levels[-1], params.attention)
     head = (params.channels, params.head_channels, params.head_depth, anchors.per_cell)
     classification = Head(*head, outputs_per_anchor=1, initial_bias=PRIOR_LOGIT)
     regression = Head(*head, outputs_per_anchor=4)
-    network = MapNetwork(backbone, pyramid, classification, regression, segmentation, len(levels))
-    return RetinaNet(network, anchors, image_size)
+    network = MapNetwork(windows, backbone, pyramid, classification, regression, segmentation, len(levels))
+    return RetinaNet(network, anchors, preprocess.image_size)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lesionpipe.detectors.backbones import Backbone
 from lesionpipe.detectors.interface import Float32Conv2d
 from lesionpipe.detectors.retinanet.heads import PRIOR_LOGIT, Head
+from lesionpipe.detectors.windows import Windows
 
 TOP_LEVEL = 5  # the backbone's last level
 INITIAL_GATE_BIAS = 2.0  # of psi: a new gate passes 88 % of the skip, so that training starts nearly as without gates
@@ -97,10 +98,10 @@ class SegmentationBranch(nn.Module):
     The first upsampling is fused with C1 through a 1x1 convolution (gated if `attention`), the second with the input
     image through two 3x3 convolutions. Channels: an eighth of P2's at stride 2, a thirty-second at full resolution, so
     32 and 8 in the paper's setting: a map at full resolution has 16 times the pixels of P2, so that reading and writing
-    it costs more than the arithmetic on it. `slices`, `c1_channels` and `channels` are those of the image, C1 and P2.
+    it costs more than the arithmetic on it. `image_channels`, `c1_channels` and `channels` are those of the image, C1 and P2.
     """
 
-    def __init__(self, slices: int, c1_channels: int, channels: int, attention: bool) -> None:
+    def __init__(self, image_channels: int, c1_channels: int, channels: int, attention: bool) -> None:
         super().__init__()
         half, full = max(16, channels // 8), max(8, channels // 32)  # channels at stride 2 and at full resolution
         self.reduce_p2 = nn.Conv2d(channels, half, 1)
@@ -108,7 +109,7 @@ class SegmentationBranch(nn.Module):
         self.gate = AttentionGate(half, half) if attention else None
         self.reduce_p1 = nn.Conv2d(half, full, 3, padding=1)
         self.skip_input = nn.Sequential(
-            nn.Conv2d(slices, full, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(full, full, 3, padding=1)
+            nn.Conv2d(image_channels, full, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(full, full, 3, padding=1)
         )
         self.prediction = Float32Conv2d(full, 1, 3, padding=1)
         hidden = (self.reduce_p2, self.skip_c1, self.reduce_p1, self.skip_input[0], self.skip_input[2])
@@ -117,7 +118,7 @@ class SegmentationBranch(nn.Module):
         nn.init.constant_(self.prediction.bias, PRIOR_LOGIT)
 
     def forward(self, images: Tensor, c1: Tensor, p2: Tensor) -> Tensor:
-        """Images (B, slices, H, W), C1 at stride 2 and P2 at stride 4 -> float32 mask logits (B, H, W)."""
+        """Images (B, image_channels, H, W), C1 at stride 2 and P2 at stride 4 -> float32 mask logits (B, H, W)."""
         coarse, skip = self.reduce_p2(p2), self.skip_c1(c1)
         if self.gate is not None:
             skip = self.gate(skip, coarse)
@@ -154,13 +155,14 @@ class AttentionGate(nn.Module):
 
 
 class MapNetwork(nn.Module):
-    """Backbone, pyramid, two heads (1 and 4 outputs per anchor) and perhaps the segmentation branch.
+    """HU windows, backbone, pyramid, two heads (1 and 4 outputs per anchor) and perhaps the segmentation branch.
 
     The heads see the coarsest `levels` levels of the pyramid; a segmentation branch starts from its first, P2.
     """
 
     def __init__(
         self,
+        windows: Windows,
         backbone: Backbone,
         pyramid: Pyramid,
         classification: Head,
@@ -169,6 +171,7 @@ class MapNetwork(nn.Module):
         levels: int,
     ) -> None:
         super().__init__()
+        self.windows = windows
         self.backbone = backbone
         self.pyramid = pyramid
         self.classification = classification
@@ -178,7 +181,7 @@ class MapNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> RawMaps:
         """Raw maps of images (B, slices, H, W) in [-1, 1], cast to the type of the first weights."""
-        images = images.to(next(self.parameters()).dtype)
+        images = self.windows(images.to(next(self.parameters()).dtype))
         features = self.backbone(images)
         pyramid = self.pyramid(features)
         levels = pyramid[-self.levels :]
