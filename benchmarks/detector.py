@@ -250,7 +250,9 @@ def main(
     tune_for(device)  # for all contestants
     params = load_params(ROOT / "params.yaml")
     heads = {"head_depth": head_depth, "head_channels": head_channels}
-    network = params.network.model_copy(update={"backbone": backbone, "weights": None, "windows": (), "channels": channels, **heads})
+    network = params.network.model_copy(
+        update={"backbone": backbone, "weights": None, "windows": (), "channels": channels, **heads}
+    )
     detect = build_settings(params.detect, precision)
     preprocess = params.preprocess.model_copy(update={"slices": 3, "image_size": size})
     settings = (preprocess, detect.decoding, detect.recist_margin_px)

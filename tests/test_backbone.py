@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.detectors.backbones import Residual, adapt_slices, build_backbone, weights_file
+from lesionpipe.detectors.backbones import Residual, adapt_inputs, build_backbone, weights_file
 
 CHANNELS = {
     "small": (16, 32, 64, 128, 128),
@@ -84,7 +84,7 @@ def test_a_stack_of_equal_slices_gives_the_response_of_a_grey_picture(slices):
     weight = torch.randn(4, 3, 3, 3)
     picture = torch.randn(1, 1, 8, 8)
     expected = nn.functional.conv2d(picture.repeat(1, 3, 1, 1), weight)
-    adapted = adapt_slices(weight, slices)
+    adapted = adapt_inputs(weight, slices)
     assert adapted.shape == (4, slices, 3, 3)
     torch.testing.assert_close(
         nn.functional.conv2d(picture.repeat(1, slices, 1, 1), adapted), expected, atol=1e-4, rtol=0
@@ -93,7 +93,7 @@ def test_a_stack_of_equal_slices_gives_the_response_of_a_grey_picture(slices):
 
 def test_three_slices_keep_the_weights():
     weight = torch.randn(4, 3, 3, 3)
-    assert adapt_slices(weight, 3) is weight
+    assert adapt_inputs(weight, 3) is weight
 
 
 def test_nine_slices_of_weights_of_a_file(tmp_path):

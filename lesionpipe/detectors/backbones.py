@@ -40,38 +40,38 @@ class Backbone(nn.Module):
         self.channels = channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """C1 … C5 of images (B, slices, H, W): level n is (B, channels[n-1], ceil(H / 2**n), ceil(W / 2**n))."""
+        """C1 … C5 of images (B, inputs, H, W): level n is (B, channels[n-1], ceil(H / 2**n), ceil(W / 2**n))."""
         features = [images]
         for stage in self.stages:
             features.append(stage(features[-1]))
         return features[1:]
 
 
-def build_backbone(name: str, weights: str | None, slices: int) -> Backbone:
-    """The backbone `name` (small, vgg16, vgg16_bn, vgg19, vgg19_bn or resnet50) for images of `slices` channels.
+def build_backbone(name: str, weights: str | None, inputs: int) -> Backbone:
+    """The backbone `name` (small, vgg16, vgg16_bn, vgg19, vgg19_bn or resnet50) for images of `inputs` channels.
 
     `weights`: `imagenet`, a state-dict file, or None for random initialisation; errors as in `load_pretrained`.
     """
     if name == "small":
-        backbone = _small(slices)
+        backbone = _small(inputs)
         load_pretrained(backbone, name, weights)
         return backbone
     body = _resnet() if name == "resnet50" else _vgg(name)
     load_pretrained(body, name, weights)
     first = next(module for module in body.modules() if isinstance(module, nn.Conv2d))
-    first.weight, first.in_channels = nn.Parameter(adapt_slices(first.weight.detach(), slices)), slices
+    first.weight, first.in_channels = nn.Parameter(adapt_inputs(first.weight.detach(), inputs)), inputs
     return _resnet_stages(body) if name == "resnet50" else _vgg_stages(body)
 
 
-def adapt_slices(weight: Tensor, slices: int) -> Tensor:
-    """First-layer weights (C, 3, k, k) for another number of input slices: (C, slices, k, k).
+def adapt_inputs(weight: Tensor, inputs: int) -> Tensor:
+    """First-layer weights (C, 3, k, k) for another number of input channels: (C, inputs, k, k).
 
-    Every slice gets the mean over the colours times 3 / slices, so that a stack of equal slices gives the response that
-    a grey picture gave. Three slices keep the weights as they are.
+    Each gets the mean over the colours times 3 / inputs, so that a stack of equal slices gives the response that a grey
+    picture gave. Three channels keep the weights as they are.
     """
-    if slices == weight.shape[1]:
+    if inputs == weight.shape[1]:
         return weight
-    return weight.mean(dim=1, keepdim=True).repeat(1, slices, 1, 1) * (weight.shape[1] / slices)
+    return weight.mean(dim=1, keepdim=True).repeat(1, inputs, 1, 1) * (weight.shape[1] / inputs)
 
 
 def _vgg(name: str) -> nn.ModuleDict:
@@ -113,12 +113,12 @@ def _resnet_stages(body: models.ResNet) -> Backbone:
     return Backbone(stages, RESNET_CHANNELS)
 
 
-def _small(slices: int) -> Backbone:
+def _small(inputs: int) -> Backbone:
     """A net for CPUs: each stage a stride-2 convolution, then residual ones; no convolution at full resolution.
 
     The first stage is a plain 5x5 convolution, since at half resolution few channels cost as much time as many.
     """
-    stages: list[nn.Module] = [_convolution(slices, SMALL_CHANNELS[0], kernel=5, stride=2)]
+    stages: list[nn.Module] = [_convolution(inputs, SMALL_CHANNELS[0], kernel=5, stride=2)]
     for (width, channels), residuals in zip(pairwise(SMALL_CHANNELS), SMALL_RESIDUALS, strict=True):
         rest = (Residual(channels) for _ in range(residuals))
         stages.append(nn.Sequential(_convolution(width, channels, stride=2), *rest))

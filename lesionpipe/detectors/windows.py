@@ -1,7 +1,7 @@
 """HU windows as further channels of the input: within one, a few HU of contrast are a large part of the range.
 
 The paper's range of 2,074 HU holds a lesion's contrast to soft tissue in two or three hundredths, which a network from
-random weights finds late. A pretrained one may get the windows too (`backbones.adapt_slices` spreads its first weights).
+random weights finds late. A pretrained network may have windows too: `backbones.adapt_inputs` spreads its weights.
 """
 
 import torch

@@ -98,7 +98,7 @@ class SegmentationBranch(nn.Module):
     The first upsampling is fused with C1 through a 1x1 convolution (gated if `attention`), the second with the input
     image through two 3x3 convolutions. Channels: an eighth of P2's at stride 2, a thirty-second at full resolution, so
     32 and 8 in the paper's setting: a map at full resolution has 16 times the pixels of P2, so that reading and writing
-    it costs more than the arithmetic on it. `image_channels`, `c1_channels` and `channels` are those of the image, C1 and P2.
+    it costs more than the arithmetic on it. `channels` are those of P2.
     """
 
     def __init__(self, image_channels: int, c1_channels: int, channels: int, attention: bool) -> None:
