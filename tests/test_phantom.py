@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from stage_runs import link_code, run_stage
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.data.true_masks import read_true_masks
+from lesionpipe.mask_quality.quality import read_true_masks
 from lesionpipe.params.sections import Phantom
 from lesionpipe.phantom import lesions, plan, render
 from lesionpipe.phantom.archive import patient_rows, write_part

@@ -34,8 +34,7 @@ LARGEST_VALUES = {"sizes": 1e6, "scales": 1000.0, "ratios": 1000.0, "strides": 4
 class AnchorSet:
     """The anchors of a pyramid: one size (px) and stride (px) per level, finest first; scales and ratios of every cell.
 
-    Raises:
-        UserError: a list is missing, empty or holds what can't be, or sizes and strides differ in number.
+    A UserError where a list is missing, empty or holds what can't be, or sizes and strides differ in number.
     """
 
     sizes: tuple[float, ...]
@@ -76,11 +75,7 @@ class AnchorSet:
 
 
 def read_anchors(path: str | Path = "data/anchors.json") -> AnchorSet:
-    """The anchors in use.
-
-    Raises:
-        UserError: the file is missing, or holds no anchor set; it is named.
-    """
+    """The anchors in use; a UserError that names the file where it is missing or holds no anchor set."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; run `dvc repro anchors`")
     try:
@@ -118,11 +113,8 @@ def cell_sides(size: float, scales: Sequence[float], ratios: Sequence[float]) ->
 
 
 def anchors_for(anchor_set: AnchorSet, height: int, width: int) -> np.ndarray:
-    """All anchors of an image of height x width px: float32 (A, 4) xyxy.
-
-    Order: levels finest first; in a level the cells row by row; in a cell all ratios of the first scale, then of the
-    second, and so on.
-    """
+    """All anchors of an image of height x width px: float32 (A, 4) xyxy; levels finest first, in a level the cells row
+    by row, in a cell all ratios of the first scale, then of the second, and so on."""
     boxes = []
     for size, stride in zip(anchor_set.sizes, anchor_set.strides, strict=True):
         columns, rows = (np.arange(math.ceil(side / stride)) for side in (width, height))

@@ -95,11 +95,8 @@ def _shared_length(reach: np.ndarray, box: np.ndarray, anchor: np.ndarray) -> np
 
 
 def centre_distance(centres: np.ndarray, images: np.ndarray, stride: int) -> np.ndarray:
-    """Distance (n, 2) in px along x and y from each centre (n, 2) to the nearest cell centre inside its image (n, 2).
-
-    Pixel i covers [i, i + 1) here. `UNREACHABLE_PX` where the level has no centre inside the image.
-    """
-    cells = np.ceil(images / stride - 0.5)  # centres (i + 0.5) stride < side
+    """Distances (n, 2) px in x, y from centres (n, 2) to the nearest cell in the image; `UNREACHABLE_PX` if none."""
+    cells = np.ceil(images / stride - 0.5)  # pixel i covers [i, i + 1): centres (i + 0.5) stride < side
     nearest = np.clip(np.floor(centres / stride), 0, cells - 1)
     return np.where(cells > 0, np.abs(centres - (nearest + 0.5) * stride), UNREACHABLE_PX)
 

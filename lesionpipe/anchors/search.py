@@ -91,9 +91,8 @@ def search_anchors(
 ) -> SearchResult:
     """The anchor set of `space` with the smallest `anchor_loss` over boxes prepared for its strides, or concentric.
 
-    Args:
-        population: candidates per variable. generations: at most. mutation: of differential evolution.
-        workers: processes, -1 for one per core; more than one pay from about 100,000 boxes on.
+    `population` are candidates per variable, `generations` at most so many, `mutation` is that of differential
+    evolution; `workers` are processes, -1 for one per core: more than one pay from about 100,000 boxes on.
     """
     history: list[dict[str, float]] = []
 
@@ -123,10 +122,7 @@ def search_anchors(
 def search_by_count(
     space: SearchSpace, lesions: SplitBoxes, search: Callable[[SearchSpace], SearchResult], workers: int = 1
 ) -> pd.DataFrame:
-    """metrics/anchors_count.csv: overlap against the anchors per cell, for each number of scales and ratio pairs.
-
-    Every scale and every pair has the widest of the space's bounds. Sorted by anchors per cell, then scales.
-    """
+    """metrics/anchors_count.csv: overlap by number of scales and ratio pairs, each within the widest bounds."""
     scale, ratio = (
         (float(np.min(bounds)), float(np.max(bounds)))
         for bounds in (space.scale_bounds, space.ratio_bounds or (1.0, 4.0))

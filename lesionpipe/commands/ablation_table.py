@@ -7,7 +7,7 @@ from lesionpipe.commands.scoring import FROC_RATES
 from lesionpipe.evaluate.bootstrap import PatientDraws
 from lesionpipe.evaluate.comparison import SeededRuns, compare_rows, score_runs, summarise_row
 from lesionpipe.evaluate.runs import open_runs
-from lesionpipe.evaluate.scores import by_rate, null_if_nan
+from lesionpipe.evaluate.scores import by_rate, null_if_nan, percent
 from lesionpipe.params import Params
 
 SPLIT = "test"
@@ -18,10 +18,8 @@ def score_rows(rows: Sequence[str], finished: Mapping[str, Mapping[int, str]], p
     """The finished runs, all judged by today's `evaluate` and `lesions.noisy`, and the steps between rows.
 
     Sensitivities are shares, keyed by the rate; None where a number is undefined or no run of a row is finished.
-    `finished` holds the Git reference of each finished run by row and seed.
-
-    Raises:
-        UserError: detections are in no cache, or two runs were evaluated on different slices or lesions.
+    `finished` holds the Git reference of each finished run by row and seed. A UserError where detections are in no
+    cache, or two runs were evaluated on different slices or lesions.
     """
     chosen, references = params.evaluate, [reference for runs in finished.values() for reference in runs.values()]
     truth, found = open_runs(references, SPLIT, params.dataset.parts, params.lesions.noisy)
@@ -41,10 +39,7 @@ def score_rows(rows: Sequence[str], finished: Mapping[str, Mapping[int, str]], p
 
 
 def ablation_table(scores: dict) -> str:
-    """Two Markdown tables in percent, rows and steps between them, each under a line that says what it holds.
-
-    A dash stands where a row isn't finished or a number undefined.
-    """
+    """Two Markdown tables in percent, rows and steps; a dash where a row isn't finished or a number undefined."""
     sizes = f"{scores['lesions']} lesions on {scores['images']} slices of {scores['patients']} patients"
     rule = f"{sizes}, IoU {scores['iou']:g}, lesions.noisy {scores['noisy']}"
     head = ["row", "seeds", *(f"{rate:g} FP" for rate in FROC_RATES), f"AP@{scores['iou']:g}"]
@@ -83,24 +78,20 @@ def _row_cells(row: dict | None) -> list[str]:
     cells = {rate: _with_spread(numbers) for rate, numbers in row["at"].items()}
     low, high = (row["at"][INTERVAL_RATE][end] for end in ("low", "high"))
     if low is not None:
-        cells[INTERVAL_RATE] += f" ({_percent(low)}–{_percent(high)})"
+        cells[INTERVAL_RATE] += f" ({percent(low)}–{percent(high)})"
     return [_numbers(row["seeds"]), *cells.values(), _with_spread(row["average_precision"])]
 
 
 def _step_cells(step: dict) -> list[str]:
     *points, p = step["at"][INTERVAL_RATE].values()
-    difference, low, high = (_percent(value, "+") for value in points)
+    difference, low, high = (percent(value, "+") for value in points)
     step_name, shown_p = f"{step['after']} − {step['before']}", "–" if p is None else f"{p:.3f}"
     return [step_name, _numbers(step["seeds"]), difference, f"{low} … {high}", shown_p]
 
 
 def _with_spread(numbers: dict) -> str:
-    spread = "" if numbers["spread"] is None else f" ± {_percent(numbers['spread'])}"
-    return _percent(numbers["mean"]) + spread
-
-
-def _percent(value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{100 * value:{sign}.1f}"
+    spread = "" if numbers["spread"] is None else f" ± {percent(numbers['spread'])}"
+    return percent(numbers["mean"]) + spread
 
 
 def _numbers(seeds: Sequence[int]) -> str:

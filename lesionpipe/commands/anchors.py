@@ -143,10 +143,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 def read_boxes(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (n, 4) xyxy px, counted from the centre of the first pixel, and their images' width and height (n, 2).
 
-    A COCO file is one split by itself, so `split` chooses in a DL_info.csv only. Boxes are cut to their image.
-
-    Raises:
-        UserError: the file is missing or not what it should be, a box is no box, or the split has none.
+    Boxes are cut to their image. A COCO file is one split by itself, so `split` chooses in a DL_info.csv only. A
+    UserError where the file is missing or not what it should be, a box is no box, or the split has none.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a DL_info.csv or a COCO annotation file (*.json)")

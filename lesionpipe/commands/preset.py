@@ -45,11 +45,7 @@ def preset(
 
 
 def preset_names() -> list[str]:
-    """The presets of this checkout, the default first.
-
-    Raises:
-        UserError: there are none here.
-    """
+    """The presets of this checkout, the default first; a UserError where there are none."""
     names = sorted((path.stem for path in PRESETS.glob("*.yaml")), key=lambda name: (name != DEFAULT, name))
     if DEFAULT not in names:
         raise UserError(f"{PRESETS.absolute()}: no presets there; change to the folder that holds dvc.yaml")
@@ -57,11 +53,7 @@ def preset_names() -> list[str]:
 
 
 def whole_preset(name: str, present: CommentedMap | None = None) -> CommentedMap:
-    """Every parameter of a preset with the comments of the default, and the section `runtime` of those in use.
-
-    Raises:
-        UserError: there is no such preset, or it names a parameter that there isn't.
-    """
+    """A preset with all parameters and their comments, and the `runtime` of `present`; a UserError for other names."""
     if name not in preset_names():
         raise UserError(f"no preset {name!r}; there are {', '.join(preset_names())}")
     path = PRESETS / f"{name}.yaml"

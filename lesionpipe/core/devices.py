@@ -54,10 +54,7 @@ def choose_hardware(device: str, devices: int, nodes: int, workers: int) -> Hard
 
 
 def accelerators() -> dict[str, int]:
-    """The kinds of usable GPUs, the one that `auto` prefers first, and how many of each may train together.
-
-    Intel's `xpu` and Apple's `mps` are untested; of either one trains alone.
-    """
+    """Usable GPUs by kind, `auto`'s choice first, and how many train together: of the untested `xpu` and `mps` one."""
     found = {
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "xpu": int(torch.xpu.is_available()),

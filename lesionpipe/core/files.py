@@ -37,14 +37,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Like `atomic_path` for a whole folder: an existing folder, file or link at `path` is replaced only on success.
-
-    Of a link, the folder that it leads to stays as it is.
-    """
+    """Like `atomic_path` for a whole folder; what was at `path`, of a link the link alone, is replaced on success."""
     with _temporary(Path(path)) as temporary:
         temporary.mkdir()
         yield temporary
-        _remove(Path(path))
+        remove_path(Path(path))
         temporary.replace(path)
 
 
@@ -57,19 +54,20 @@ def _temporary(path: Path) -> Iterator[Path]:
         process = leftover.name.removeprefix(prefix).split(".")[0]
         if process.isdecimal() and has_ended(int(process)):
             with contextlib.suppress(OSError):  # another process may remove it at the same time
-                _remove(leftover)
+                remove_path(leftover)
     temporary = path.with_name(f"{prefix}{os.getpid()}.partial")
-    _remove(temporary)  # of an ended process that had our number
+    remove_path(temporary)  # of an ended process that had our number
     try:
         yield temporary
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
     finally:
-        _remove(temporary)
+        remove_path(temporary)
 
 
-def _remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
+    """Remove a file or link, or a folder with all that it holds, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

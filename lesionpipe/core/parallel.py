@@ -42,8 +42,7 @@ def spread(
         engine: "threads" for work that releases the GIL (decoding, inflating, OpenCV), which spares the copies.
         cluster: address of a Dask scheduler; it decides over workers and engine.
 
-    Raises:
-        UserError: the cluster cannot be reached, or a worker was killed. Whatever `function` raises comes through.
+    A UserError where the cluster can't be reached or a worker was killed; whatever `function` raises comes through.
     """
     workers = min(workers or cores(), max(len(items), 1))
     if workers == 1 and not cluster:

@@ -31,10 +31,8 @@ def check_table(
 ) -> None:
     """Refuse a CSV file that is missing, not UTF-8 text, empty or cut short, or lacks a column or holds a wrong value.
 
-    Args:
-        types: of the columns that are looked at. An empty field is NaN where float, and refused where int or str.
-        allowed: column -> the values that it may hold.
-        name: what messages call the file; none: its path.
+    `types` are of the columns that are looked at: an empty field is NaN where float, and refused where int or str.
+    `allowed` are the values that a column may hold. `name` is what messages call the file, if not by its path.
     """
     name = name or str(path)
     try:

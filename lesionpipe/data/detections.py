@@ -19,9 +19,8 @@ FARTHEST_PX = 1e9  # no coordinate lies beyond; areas of larger numbers overflow
 def read_detections(path: str | Path = DETECTIONS, name: str | None = None) -> pd.DataFrame:
     """Read a table of detections (split, file_name, four corners in original_px, score); messages call it `name`.
 
-    Raises:
-        UserError: the file is missing, damaged or cut short, or a number is absent, NaN or infinite, or a box has
-            x2 < x1 or y2 < y1 or lies beyond 1e9 px; line, column and value are named.
+    A UserError with line, column and value where the file is missing, damaged or cut short, a number absent, NaN or
+    infinite, or a box has x2 < x1 or y2 < y1 or lies beyond 1e9 px.
     """
     name = name or str(path)
     check_table(path, DETECTION_TYPES, "detect", name=name)
@@ -36,10 +35,7 @@ def read_detections(path: str | Path = DETECTIONS, name: str | None = None) -> p
 
 
 def read_heatmaps(path: str | Path = HEATMAPS) -> dict[str, np.ndarray]:
-    """Mask probability (s, s) uint8, 255 for 1, by file name; empty where the detector has no mask branch.
-
-    A UserError where the file is missing or isn't the whole archive of arrays that the stage `detect` writes.
-    """
+    """Mask probability (s, s) uint8, 255 for 1, by file name, checked as above; empty where there is no mask branch."""
     names, heatmaps = read_arrays(path, ("file_name", "heatmap"), "detect").values()
     fits = names.ndim == 1 and names.dtype.kind == "U" and heatmaps.dtype == np.uint8 and heatmaps.ndim == 3
     if not fits or len(names) != len(heatmaps):

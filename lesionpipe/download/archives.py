@@ -36,8 +36,7 @@ class Archive:
 def read_archives(path: str | Path) -> dict[str, Archive]:
     """The archives of a table (tab-separated, with a header of at least name, url, bytes and md5) by part.
 
-    Raises:
-        UserError: the file or a column is missing, a value is not what its column holds, or a part is there twice.
+    A UserError where the file or a column is missing, a value isn't what its column holds, or a part is there twice.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as handle:
@@ -57,11 +56,7 @@ def read_archives(path: str | Path) -> dict[str, Archive]:
 
 
 def archives_of(parts: Sequence[str], table: str | Path) -> list[Archive]:
-    """The archives of these parts.
-
-    Raises:
-        UserError: the table isn't one, or lacks a part.
-    """
+    """The archives of these parts; a UserError where the table isn't one, or lacks a part."""
     archives = read_archives(table)
     for part in parts:
         if part not in archives:

@@ -61,11 +61,7 @@ def write_inventory(path: str | Path, inventory: Inventory) -> None:
 
 
 def read_inventory(part: str, folder: str | Path = INVENTORY_FOLDER) -> Inventory:
-    """The inventory of a part.
-
-    Raises:
-        UserError: it is missing or isn't one.
-    """
+    """The inventory of a part; a UserError where it is missing or isn't one."""
     path = inventory_path(part, folder)
     try:
         return _parsed(pd.read_csv(path, dtype=str, keep_default_na=False).fillna(""))
@@ -95,8 +91,7 @@ def _parsed(table: pd.DataFrame) -> Inventory:
 def read_inventories(parts: Sequence[str]) -> pd.DataFrame:
     """file_name and part of every slice in these parts; of a slice in two parts the first counts.
 
-    Raises:
-        UserError: an inventory is missing or isn't one, or an extracted folder was dealt out among other parts.
+    A UserError where an inventory is missing or isn't one, or an extracted folder was dealt out among other parts.
     """
     part_of: dict[str, str] = {}
     for part in parts:

@@ -24,11 +24,7 @@ def archives_folder(path: str | None) -> Path:
 
 
 def images_folder(path: str | Path) -> Path:
-    """The absolute folder of series folders at `path`, which may be itself or the one that holds `Images_png`.
-
-    Raises:
-        UserError: there is no such folder.
-    """
+    """The absolute folder of series folders, which `path` is or holds as `Images_png`; a UserError if it is missing."""
     root = Path(path).absolute()
     if (root / "Images_png").is_dir():
         return root / "Images_png"

@@ -38,10 +38,8 @@ def fetch_all(
 ) -> None:
     """Fetch archives into a folder, `at_a_time` at a time; a failing one doesn't hold up the others.
 
-    Meanwhile those `ahead` are fetched too; they are left half done when the others are there, and may fail.
-
-    Raises:
-        UserError: the disk is too small for what is still to come, or some archives could not be fetched.
+    Meanwhile those `ahead` are fetched too; they are left half done when the others are there, and may fail. A
+    UserError where the disk is too small for what is still to come, or some archives could not be fetched.
     """
 
     def task(archive: Archive, on_bytes: OnBytes, stop: threading.Event) -> None:
@@ -60,15 +58,10 @@ def fetch_all(
 
 
 def verify_all(archives: Sequence[Archive], folder: Path, at_a_time: int) -> None:
-    """Compare archives in a folder with their published MD5s, `at_a_time` at a time.
-
-    Raises:
-        UserError: some are missing or are not the archives; each is named.
-    """
+    """Compare archives in a folder with their published MD5s, `at_a_time` at a time; a UserError names each bad one."""
 
     def task(archive: Archive, on_bytes: OnBytes, stop: threading.Event) -> None:
-        fault = fault_of(folder / archive.name, archive, on_bytes)
-        if fault:
+        if fault := fault_of(folder / archive.name, archive, on_bytes):
             raise UserError(fault)
 
     _run(task, archives, (), at_a_time, "verify")

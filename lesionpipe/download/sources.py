@@ -40,12 +40,9 @@ def take_archive(
 ) -> Inventory:
     """The inventory of an archive in the folder `path`, or the remembered one where the archive is gone.
 
-    Args:
-        parts: fetched ahead meanwhile where they are still needed, `at_a_time` archives at a time.
-        policy: how NIH's archives are downloaded; None: given ones, which are only verified.
-
-    Raises:
-        UserError: the archive is missing or damaged or can't be fetched, or the disk is too small for what is to come.
+    With a `policy` it is downloaded, and meanwhile those of `parts` that are still needed, `at_a_time` archives at a
+    time; without one it is only verified. A UserError where the archive is missing or damaged or can't be fetched, or
+    the disk is too small for what is to come.
     """
     (archive,), folder = archives_of([part], table), archives_folder(path)
     there = (folder / archive.name).exists()
@@ -79,11 +76,7 @@ def is_preprocessed(archive: Archive) -> bool:
 
 
 def list_archive(path: Path, md5: str | None = None, way_to_get: str = "fetch it again") -> Inventory:
-    """The inventory of an archive, whose MD5 may be known; nothing is decompressed.
-
-    Raises:
-        UserError: the archive is missing or damaged, holds a path that leads outside or no slice at all.
-    """
+    """The inventory of an archive, nothing decompressed; a UserError where it is missing, damaged or has no slice."""
     stamps = dict(sorted(ZipReader(path, way_to_get).stamps.items()))
     if not stamps:
         raise UserError(f"{path}: holds no slice; expected Images_png/000001_01_01/001.png and so on")
@@ -91,11 +84,7 @@ def list_archive(path: Path, md5: str | None = None, way_to_get: str = "fetch it
 
 
 def list_folder(path: str | Path, part: str, parts: Sequence[str]) -> Inventory:
-    """The inventory of the share of an extracted folder that belongs to one of `parts`.
-
-    Raises:
-        UserError: there is no such folder, no slice in it, or fewer series than parts.
-    """
+    """A part's share of an extracted folder; a UserError where that holds no slice, or fewer series than parts."""
     root = images_folder(path)
     with os.scandir(root) as entries:
         series = [entry.name for entry in entries if SERIES.fullmatch(entry.name) and entry.is_dir()]

@@ -37,11 +37,8 @@ def fetch_archive(
     """Fetch an archive to `target`, going on from `<target>.partial`; a corrupt one is fetched anew once.
 
     A damaged file at `target` is replaced when the whole archive has come. `on_bytes` gets each change of the number of
-    bytes that are there, also a negative one.
-
-    Raises:
-        UserError: the server refuses, keeps failing, or sends wrong bytes twice; or the disk is full.
-        Stopped: `stop` was set.
+    bytes that are there, also a negative one. A UserError where the server refuses, keeps failing, or sends wrong bytes
+    twice, or the disk is full; Stopped where `stop` was set.
     """
     if fault_of(target, archive) is None:  # perhaps in a folder that can't be written to
         on_bytes(archive.bytes)

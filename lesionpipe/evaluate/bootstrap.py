@@ -12,10 +12,7 @@ INTERVAL_LEVEL = 0.95
 
 @dataclass(frozen=True)
 class PatientDraws:
-    """How often each patient is drawn with replacement: (patients,) int64 per draw; no draw without patients.
-
-    Each pass makes them anew: a thousand draws take no more memory than one.
-    """
+    """How often each patient is drawn with replacement: (patients,) int64 per draw, made anew in each pass."""
 
     patients: int
     samples: int
@@ -33,10 +30,7 @@ def resample_sensitivity(events: Events, rates: np.ndarray, draws: Iterable[np.n
 
 
 def percentile_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval over the first axis: low and high, each of the remaining shape.
-
-    Draws where the number is undefined (NaN) are left out; NaN where none is left.
-    """
+    """Percentile interval over the first axis, without undefined draws (NaN): low, high; NaN where no draw is left."""
     low, high = np.full((2, *samples.shape[1:]), np.nan)
     defined = ~np.isnan(samples).all(axis=0)
     if defined.any():

@@ -37,15 +37,10 @@ LESION_CATEGORY = {
 def read_truth(path: str | Path, patient_key: str | None = None) -> tuple[Truth, pd.Index]:
     """Images and lesions of a COCO ground truth, and the image ids in the order of `Truth.images`.
 
-    The bootstrap draws patients, so it matters whose image is whose. They come, in this order, from `patient_key`, from
-    the field `patient` (which `coco_dataset` writes), or from file names of DeepLesion's form; any other image is its
-    own patient.
-
-    Args:
-        patient_key: the field of `images` that names the patient; every image must have it.
-
-    Raises:
-        UserError: see `read_coco`; a crowd region; an image without `patient_key`.
+    The bootstrap draws patients, so it matters whose image is whose. They come, in this order, from the field
+    `patient_key` of `images`, which every image must then have, from the field `patient` (which `coco_dataset` writes),
+    or from file names of DeepLesion's form; any other image is its own patient. A UserError as in `read_coco`, and for
+    crowd regions.
     """
     content = read_coco(path)
     for row, annotation in enumerate(content.annotations):
@@ -106,12 +101,9 @@ def coco_results(index: pd.DataFrame, found: pd.DataFrame, split: str) -> list[d
 
 
 def picture(stack: np.ndarray, hu_range: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """uint8 RGB (height, width, 3) of a stack of HU (slices, S, S), `hu_range` as 0 to 255.
+    """uint8 RGB (height, width, 3) of a stack of HU (slices, S, S), `hu_range` as 0 to 255, at `size` (width, height).
 
     The channels are the slice before the lesion's, its own, and the one after (paper, sec. 3.1).
-
-    Args:
-        size: width and height in px of the archive's slice, to which the stored slices are resized.
     """
     middle = len(stack) // 2
     three = stack[middle - 1 : middle + 2] if len(stack) > 1 else np.repeat(stack, 3, axis=0)

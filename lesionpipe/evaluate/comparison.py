@@ -61,11 +61,7 @@ class StepTest:
 def score_runs(
     truth: Truth, runs: Mapping[int, Detections], rates: Sequence[float], iou: float, draws: Iterable[np.ndarray]
 ) -> SeededRuns:
-    """Score the runs of a row, whose detections are given by seed, by the published rule (`froc`).
-
-    Args:
-        draws: how often each patient is drawn, (patients,) each; the same for all rows.
-    """
+    """Score a row's runs, given by seed, by the published rule (`froc`) on draws of patients that all rows share."""
     events = [pooled_events(truth, found, overlapping_pairs(truth, found, iou)) for found in runs.values()]
     return SeededRuns(
         tuple(runs),
@@ -84,10 +80,7 @@ def summarise_row(runs: SeededRuns, seed: int) -> RowSummary:
 
 
 def compare_rows(before: SeededRuns, after: SeededRuns, seed: int) -> StepTest:
-    """`after` - `before`, each seed of one with the same seed of the other; all NaN where they share no seed.
-
-    Both must have been scored at the same rates on the same draws of patients.
-    """
+    """`after` - `before`, scored at the same rates on the same draws, by equal seeds; all NaN where they share none."""
     common = tuple(s for s in before.seeds if s in after.seeds)
     if not common:
         nothing = np.full(before.sensitivities.shape[1], np.nan)
@@ -111,9 +104,7 @@ def draw_seeds(seeds: int, samples: int, seed: int) -> np.ndarray:
 def deviation_of_drawn_seeds(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Mean of the drawn seeds less the mean of all, rescaled (see the module); 0 for one seed: (samples, values).
 
-    Args:
-        values: of each seed's run on all patients, (seeds, values).
-        counts: how often each seed is drawn, (samples, seeds).
+    `values` (seeds, values) are those of the runs on all patients, `counts` (samples, seeds) how often each is drawn.
     """
     seeds = len(values)
     return counts @ (values - values.mean(axis=0)) / np.sqrt(seeds * max(1, seeds - 1))
@@ -122,9 +113,7 @@ def deviation_of_drawn_seeds(values: np.ndarray, counts: np.ndarray) -> np.ndarr
 def _draw_both(resampled: np.ndarray, values: np.ndarray, seed: int) -> np.ndarray:
     """Means over seeds under draws of patients and seeds, (samples, values).
 
-    Args:
-        resampled: values on drawn patients, (samples, seeds, values).
-        values: on all patients, (seeds, values).
+    `resampled` (samples, seeds, values) are on drawn patients, `values` (seeds, values) on all.
     """
     counts = draw_seeds(len(values), len(resampled), seed)
     return resampled.mean(axis=1) + deviation_of_drawn_seeds(values, counts)

@@ -86,11 +86,7 @@ def sensitivity(events: Events, rates: np.ndarray, weights: np.ndarray | None = 
     the last point that has it, beyond the end of the curve the last of all; the line starts at (0, 0).
 
     The last point is what the published code takes, whose interpolation comes from SciPy; a threshold gives the same.
-
-    Args:
-        weights: how often each patient counts, (patients,); none: once.
-
-    Returns NaN where there are no lesions or no images.
+    NaN without lesions or images. `weights` (patients,) are how often each patient counts; none: once.
     """
     weights = np.ones(len(events.images_of), dtype=np.int64) if weights is None else weights
     lesions, images = weights @ events.lesions_of, weights @ events.images_of
@@ -111,10 +107,7 @@ def sensitivity(events: Events, rates: np.ndarray, weights: np.ndarray | None = 
 
 
 def thresholds(events: Events, rates: np.ndarray) -> np.ndarray:
-    """Score (rates,) at or above which to keep detections for at most that many false positives per image.
-
-    It is the lowest score that does so; NaN where even the highest gives more (or nothing was detected).
-    """
+    """Lowest scores (rates,) that keep at most so many false positives per image; NaN where the highest keeps more."""
     allowed = np.floor(np.asarray(rates) * events.images_of.sum() * (1 + ROUNDING)).astype(np.int64)
     excess = np.concatenate([events.false_scores, [-np.inf]])[np.minimum(allowed, len(events.false_scores))]
     kept = np.searchsorted(-events.scores, -excess, "left")  # detections with a score above the first one too many

@@ -22,17 +22,12 @@ from lesionpipe.evaluate.truth import Detections, Truth, counted_tables, detecti
 def open_runs(
     names: Sequence[str], split: str, parts: Iterable[str], noisy: Literal["keep", "drop"]
 ) -> tuple[Truth, list[Detections]]:
-    """What all runs were evaluated on, and what each of them found there.
+    """What all runs were evaluated on, and what each of them found there, all judged by `noisy` (`lesions.noisy`).
 
-    Args:
-        names: of each run the path of a detections.csv, scored on the workspace's slices and lesions, or a Git revision
-            or experiment name, read with its own slices and lesions from DVC's cache or remote.
-        parts: of the workspace.
-        noisy: `lesions.noisy`, by which all are judged.
-
-    Raises:
-        UserError: no such file or revision, an output that is in no cache, a table that is wrong, or runs that were
-            evaluated on different slices or lesions.
+    A name is the path of a detections.csv, scored on the slices of `parts` and the lesions of the workspace, or a Git
+    revision or experiment, read with its own slices and lesions from DVC's cache or remote. A UserError where there is
+    no such file or revision, an output is in no cache, a table is wrong, or runs were evaluated on different slices or
+    lesions.
     """
     runs = [_open_run(name, split, parts, noisy) for name in names]
     truth, found = runs[0][0], []

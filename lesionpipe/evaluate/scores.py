@@ -50,6 +50,7 @@ def score_detections(
     strict_events = froc.strict_events(truth, detections, pairs)
     precision = rank_detections(truth, detections, iou)
     resampled = resample_sensitivity(events, np.concatenate([rates, MEAN_RATES]), draws)
+    resampled_mean = resampled[:, len(rates) :].mean(axis=1, keepdims=True)
     resampled_precision = np.array([precision.area(weights) for weights in draws]).reshape(-1, 1)
     return Scores(
         sizes=truth.sizes | {"detections": len(detections.scores)},
@@ -58,7 +59,7 @@ def score_detections(
         sensitivity=_estimates(froc.sensitivity(events, rates), resampled[:, : len(rates)]),
         strict=tuple(froc.sensitivity(strict_events, rates).tolist()),
         thresholds=tuple(froc.thresholds(events, rates).tolist()),
-        mean=_estimates(_mean(froc.sensitivity(events, MEAN_RATES)), _mean(resampled[:, len(rates) :]))[0],
+        mean=_estimates([froc.sensitivity(events, MEAN_RATES).mean()], resampled_mean)[0],
         average_precision=_estimates([precision.area()], resampled_precision)[0],
         matches=pairs,
         events=events,
@@ -103,11 +104,12 @@ def null_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
+def percent(value: float | None, sign: str = "") -> str:
+    """A share for people, with one decimal; a dash where undefined."""
+    return "–" if value is None or np.isnan(value) else f"{100 * value:{sign}.1f}"
+
+
 def _estimates(values: Iterable[float], resampled: np.ndarray) -> tuple[Estimate, ...]:
     """Values (n,) with the intervals of their resampled values (samples, n)."""
     low, high = percentile_interval(resampled)
     return tuple(Estimate(*map(float, row)) for row in zip(values, low, high, strict=True))
-
-
-def _mean(sensitivities: np.ndarray) -> np.ndarray:
-    return sensitivities.mean(axis=-1, keepdims=True)

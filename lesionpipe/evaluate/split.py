@@ -50,15 +50,10 @@ class SplitResult:
 def evaluate_split(
     split: str, index: pd.DataFrame, lesions: pd.DataFrame, found: pd.DataFrame, settings: Evaluate
 ) -> SplitResult:
-    """Score the detections of one split.
+    """Score the detections of one split; a UserError where slices, lesions and detections don't go together.
 
-    Args:
-        index: one row per evaluated slice (`SliceStore.index`).
-        lesions: rows of data/lesions.csv that count.
-        found: rows of data/detections.csv on the evaluated slices.
-
-    Raises:
-        UserError: slices, lesions and detections don't go together.
+    `index` has a row per evaluated slice (`SliceStore.index`), `lesions` are the rows of data/lesions.csv that count,
+    `found` those of data/detections.csv on the evaluated slices.
     """
     truth, rows = truth_of_split(index, lesions, split)
     detections = detections_of_split(found, truth, split, DETECTIONS)
@@ -66,12 +61,12 @@ def evaluate_split(
     scores = score_detections(truth, detections, settings.fp_rates, settings.iou, draws)
     masks, tables = lesion_groups(rows, settings.size_edges_mm), {}
     for kind, groups in masks.items():
-        tables[kind] = []
+        curves = []
         for name, group in groups.items():
             events = pooled_events(truth, detections, scores.matches, group)
             labels = {"split": split, "group": name, "lesions": int(group.sum())}
-            tables[kind].append(_curve(labels, events, settings.fp_rates, draws))
-    tables = {kind: pd.concat(of_groups, ignore_index=True) for kind, of_groups in tables.items()}
+            curves.append(_curve(labels, events, settings.fp_rates, draws))
+        tables[kind] = pd.concat(curves, ignore_index=True)
     return SplitResult(split, truth, rows, detections, scores, _plotted(split, scores, draws), tables, masks["size"])
 
 

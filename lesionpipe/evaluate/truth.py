@@ -45,24 +45,16 @@ class Detections:
 def counted_tables(
     index: pd.DataFrame, lesions: pd.DataFrame, detections: pd.DataFrame, noisy: Literal["keep", "drop"]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The rows of the slice index, of data/lesions.csv and of data/detections.csv that count under `lesions.noisy`.
-
-    Slices whose lesions are all dropped don't count, nor do the detections on them.
-    """
+    """The rows that count under `lesions.noisy`: no slices whose lesions are all dropped, and no detections on them."""
     kept = counted_slices(index, lesions, noisy)
     dropped = index.loc[~index.index.isin(kept.index), "file_name"]
     return kept, counted_lesions(lesions, noisy), detections[~detections["file_name"].isin(dropped)]
 
 
 def truth_of_split(index: pd.DataFrame, lesions: pd.DataFrame, split: str) -> tuple[Truth, pd.DataFrame]:
-    """Images of one split from the slice index and their lesions, with the lesions' rows in the same order.
+    """Images of one split from the slice index (file_name, split, patient), their lesions, and the lesions' rows.
 
-    Args:
-        index: one row per stored key slice with columns file_name, split, patient.
-        lesions: rows of data/lesions.csv.
-
-    Raises:
-        UserError: two parts hold a slice of the same name, or a lesion lies on a slice that was not stored.
+    A UserError where two parts hold a slice of the same name, or a lesion lies on a slice that was not stored.
     """
     index, lesions = index[index["split"] == split], lesions[lesions["split"] == split].reset_index(drop=True)
     images = pd.Index(index["file_name"])
@@ -77,11 +69,7 @@ def truth_of_split(index: pd.DataFrame, lesions: pd.DataFrame, split: str) -> tu
 
 
 def detections_of_split(table: pd.DataFrame, truth: Truth, split: str, path: str | Path) -> Detections:
-    """The rows of one split, placed on the evaluated images.
-
-    Raises:
-        UserError: a detection lies on an image that is not evaluated.
-    """
+    """The rows of one split, placed on the evaluated images; a UserError where one lies on another image."""
     rows = table[table["split"] == split]
     places = pd.Index(truth.images, dtype=str).get_indexer(rows["file_name"])
     if (places < 0).any():

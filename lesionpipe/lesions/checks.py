@@ -34,14 +34,9 @@ Counts = dict[str, dict[str, BySplit]]  # kind (dropped, repaired, …) -> reaso
 
 
 def usable_lesions(table: pd.DataFrame, slices: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
-    """Lesions of the slices present, and the counts for `metrics/lesions.json`.
+    """Lesions (of `read_dl_info`) of the `slices` present (file_name, part), and the counts for `metrics/lesions.json`.
 
-    Args:
-        table: what `read_dl_info` gives.
-        slices: file_name and part of the slices that are there.
-
-    Raises:
-        UserError: none of the lesions lies in the parts present, or a slice is in two splits.
+    A UserError where none of the lesions lies in the parts present, or a slice is in two splits.
     """
     counts: Counts = {"left_out": {}, "dropped": {}, "repaired": {}, "missing": {}}
     lesions = table.assign(split=np.array(SPLITS)[table["split"] - 1])
@@ -113,10 +108,7 @@ def _present(lesions: pd.DataFrame, slices: pd.DataFrame, counts: Counts) -> pd.
 
 
 def _sound_boxes(lesions: pd.DataFrame, counts: Counts) -> pd.DataFrame:
-    """Boxes cut to the centres of the image's outer pixels; those without any extent are dropped.
-
-    Where the image's size isn't known, only the sides at 0 cut.
-    """
+    """Boxes with an extent, cut to the centres of the outer pixels; at 0 alone where the image's size isn't known."""
     boxes = lesions[BOX].to_numpy(float)
     sizes = lesions[["width_original_px", "height_original_px"]].fillna(np.inf).to_numpy(float)
     cut = clip(boxes, sizes[:, :1] - 1, sizes[:, 1:] - 1)
@@ -163,7 +155,7 @@ def _sizes_in_mm(lesions: pd.DataFrame, counts: Counts) -> pd.DataFrame:
 
 def _totals(lesions: pd.DataFrame) -> dict[str, BySplit]:
     """Numbers by split: all, and those that `lesions.noisy: drop` takes away."""
-    dropped_slices = counted_slices(lesions, lesions, "keep").drop(counted_slices(lesions, lesions, "drop").index)
+    dropped_slices = lesions.drop(counted_slices(lesions, lesions, "drop").index)
     return {
         "lesions": by_split(lesions),
         "key_slices": by_split(lesions, "file_name"),

@@ -41,11 +41,8 @@ def read_dl_info(*paths: str | Path) -> pd.DataFrame:
     """The table as typed columns: lesion (1 = first data row), file_name, patient, study, series, key_slice, `NUMBERS`.
 
     Also `indices_differ`: whether the four index columns contradict the file name, which counts. The rows of several
-    files follow one another.
-
-    Raises:
-        UserError: the file is missing, empty, cut short or not UTF-8, lacks a column, or a value isn't what its column
-            holds; file, line, field and value are named.
+    files follow one another. A UserError with file, line, field and value where a file is missing, empty, cut short or
+    not UTF-8, lacks a column, or a value isn't what its column holds.
     """
     names = ["file_name", *INDICES.values(), "indices_differ", *(name for group in NUMBERS.values() for name in group)]
     frame = pd.DataFrame([row for path in paths for row in _rows_of(Path(path))], columns=names)

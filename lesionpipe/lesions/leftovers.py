@@ -5,9 +5,10 @@ that of the parts asked for alone. Otherwise a clean clone, which lacks the left
 cache keeps the files, so that parts asked for again come back from there.
 """
 
-import shutil
 from collections.abc import Collection
 from pathlib import Path
+
+from lesionpipe.core.files import remove_path
 
 FOLDERS_BY_PART = ("data/phantom", "data/inventory", "data/slices", "data/masks")
 
@@ -16,7 +17,5 @@ def remove_other_parts(parts: Collection[str]) -> None:
     """Remove what is called NN or NN.* in `FOLDERS_BY_PART` where NN is not one of `parts`."""
     for folder in map(Path, FOLDERS_BY_PART):
         for path in (*folder.glob("[0-9][0-9]"), *folder.glob("[0-9][0-9].*")):
-            if path.name[:2] not in parts and path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name[:2] not in parts:
-                path.unlink()
+            if path.name[:2] not in parts:
+                remove_path(path)

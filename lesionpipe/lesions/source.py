@@ -49,8 +49,7 @@ def provide_annotations(
 ) -> Annotations:
     """The annotations, found on this computer (`given` before all others) or fetched; unofficial ones are reported.
 
-    Raises:
-        UserError: the file isn't there, lies where DVC doesn't track its content, or can't be fetched.
+    A UserError where the file isn't there, lies where DVC doesn't track its content, or can't be fetched.
     """
     if given is not None:
         found = Annotations((_tracked(given),), given)

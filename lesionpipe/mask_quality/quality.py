@@ -3,6 +3,7 @@
 Only the phantom has true masks: `data/phantom/NN/true_masks_NN.zip`, one per row of the `DL_info.csv` beside it.
 """
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
 from lesionpipe.data.size_groups import by_size
 from lesionpipe.data.stored.schema import BOX
 from lesionpipe.data.stored.slices import SLICES_FOLDER, read_slice_index
-from lesionpipe.data.true_masks import read_true_masks
 from lesionpipe.lesions.dl_info import read_dl_info
 from lesionpipe.mask_quality.contact_sheet import Example
 from lesionpipe.masks.grabcut import half_covered
@@ -30,11 +30,7 @@ SAME_LESION_IOU = 0.5  # of an annotated box with that of a drawn lesion
 
 
 def masks_with_lesions(parts: Sequence[str], lesions: pd.DataFrame) -> pd.DataFrame:
-    """A row per mask: lesion, method, reason, area_px, and the lesion's columns of data/lesions.csv.
-
-    Raises:
-        UserError: a table's lesions aren't those of its part in data/lesions.csv.
-    """
+    """A row per mask: method, reason, area_px, and its lesion's columns; a UserError where the lesions are others."""
     tables = []
     for part in parts:
         path, own = Path(MASKS_FOLDER) / f"{part}.csv", lesions.loc[lesions["part"] == part, "lesion"]
@@ -56,6 +52,27 @@ def true_masks_of(parts: Sequence[str], lesions: pd.DataFrame) -> dict[int, np.n
             keys = drawn_lesions(lesions[lesions["part"] == part], drawn)
             found |= {lesion: true[key] for lesion, key in keys.items() if key in true}
     return found
+
+
+def read_true_masks(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
+    """True masks of a `true_masks_NN.zip` (`phantom.archive`): (file name, k) -> bool (H, W) of the key slice.
+
+    A UserError where the archive is missing, isn't a zip, or holds something else.
+    """
+    masks, again = {}, "run `dvc repro -f phantom` to draw it again"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                stem, k = Path(member).stem.rsplit("_lesion", 1)
+                picture = cv2.imdecode(np.frombuffer(archive.read(member), np.uint8), cv2.IMREAD_GRAYSCALE)
+                masks[f"{stem}.png", int(k)] = picture > 0
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; true masks exist for the phantom only") from None
+    except zipfile.BadZipFile:
+        raise UserError(f"{path}: not a whole zip archive; {again}") from None
+    except (ValueError, TypeError, cv2.error):
+        raise UserError(f"{path}: {member} is no true mask; {again}") from None
+    return masks
 
 
 def drawn_lesions(lesions: pd.DataFrame, drawn: pd.DataFrame) -> dict[int, tuple[str, int]]:
@@ -85,11 +102,7 @@ def agreement_with_true(parts: Sequence[str], table: pd.DataFrame, true: dict[in
 
 
 def examples_of(shown: pd.DataFrame, true: dict[int, np.ndarray]) -> list[Example]:
-    """The lesions of `shown` (rows of `masks_with_lesions`) as examples of the contact sheet, in its order.
-
-    Raises:
-        UserError: the slice of a lesion isn't there.
-    """
+    """The lesions of `shown` (rows of `masks_with_lesions`) as examples; a UserError where a slice is missing."""
     found, rows = {}, shown.set_index("lesion")
     for part in shown["part"].unique():
         for task in slice_tasks(f"{SLICES_FOLDER}/{part}.npy", read_slice_index([part]), shown):
@@ -117,10 +130,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def boundary_distance(a: np.ndarray, b: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0)) -> float:
-    """Mean symmetric surface distance: from every boundary px of each mask (h, w) to the nearest of the other.
-
-    `spacing` is that of rows and of columns, in the unit of the result (mm). NaN where a mask is empty.
-    """
+    """Mean symmetric surface distance of masks (h, w) in the unit of `spacing` (rows, columns); NaN if one is empty."""
     if not (a.any() and b.any()):
         return float("nan")
     edge_a, edge_b = boundary(a), boundary(b)
@@ -141,10 +151,7 @@ def on_stored_grid(mask: np.ndarray, side: int) -> np.ndarray:
 
 
 def measured_agreement(mask: np.ndarray, true: np.ndarray, spacing_mm: float) -> tuple[float, float]:
-    """Dice and boundary distance in mm of a mask (S, S) to the true one (H, W) of the archive's slice, both stored.
-
-    The distance is NaN where the spacing of the archive's slice isn't known (NaN, or above any scan's).
-    """
+    """Dice, and boundary distance in mm (NaN without a plausible spacing), of a mask (S, S) to the true one (H, W)."""
     (height, width), side = true.shape, len(mask)
     true = on_stored_grid(true, side)
     window = ndimage.find_objects((mask | true).astype(np.uint8))[0]  # all that is measured lies there
@@ -162,10 +169,8 @@ def method_counts(table: pd.DataFrame) -> dict:
 
 
 def agreement_by_group(measured: pd.DataFrame, size_edges_mm: Sequence[float]) -> dict:
-    """Means over all lesions and by method, size group and type.
-
-    `measured` has a row per lesion with method, type, long_diameter_mm, dice, boundary_mm.
-    """
+    """Means over all lesions and by method, size group and type, of a table with a row per lesion: method, type,
+    long_diameter_mm, dice, boundary_mm."""
     sizes = by_size(measured["long_diameter_mm"], size_edges_mm)
     return {
         "all": _means(measured),

@@ -92,11 +92,8 @@ def segment(image: np.ndarray, trimap: np.ndarray, likely: np.ndarray, iteration
         likely: bool (h, w): unknown pixels that start as foreground, the others as background.
         radius: of the disc that smooths the outline, px of this grid; below half a px it does nothing.
 
-    Returns:
-        bool (h, w): the part connected to the foreground seeds, holes filled.
-
-    Raises:
-        NoMask: there is nothing to start from, or OpenCV fails.
+    Returns bool (h, w), the part connected to the foreground seeds, holes filled; or `NoMask` where there is nothing to
+    start from, or OpenCV fails.
     """
     seeds = trimap == TRIMAP_FOREGROUND
     if not seeds.any():

@@ -1,23 +1,25 @@
 """Typed parameters: `params.yaml` becomes one frozen section per stage; what is wrong is refused by its full name."""
 
+import json
 from pathlib import Path
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML, YAMLError
 
 from lesionpipe.core.errors import UserError
-from lesionpipe.params.renamed import RENAMED, RENAMED_VALUES
 from lesionpipe.params.sections import Anchors, Detect, Masks, Network, Params, Preprocess, Runtime, Train
 
 __all__ = ["Anchors", "Detect", "Masks", "Network", "Params", "Preprocess", "Runtime", "Train", "load_params"]
+
+# former name, or name = value -> what to write instead
+RENAMED: dict[str, str] = json.loads(Path(__file__).with_name("renamed.json").read_text(encoding="utf-8"))
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check a parameter file.
 
-    Raises:
-        UserError: the file is missing, not UTF-8 text or not YAML, or a parameter is unknown, absent, of the wrong
-            type or impossible; every offending parameter is named with its value and what is allowed.
+    A UserError where it is missing, not UTF-8 text or not YAML, or where a parameter is unknown, absent, of the wrong
+    type or impossible: every offending one is named with its value and what is allowed.
     """
     try:
         values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
@@ -54,6 +56,6 @@ def _complaint(error: dict) -> str:
     elif name.startswith("dataset.parts."):
         answer = 'must be two digits in quotes, such as "01"'
     else:
-        answer = RENAMED_VALUES.get((name, str(value))) or message[0].lower() + message[1:]
+        answer = RENAMED.get(f"{name} = {value}") or message[0].lower() + message[1:]
     shown = "" if isinstance(value, dict) else f" = {value!r}"
     return f"{name}{shown}: {answer}"

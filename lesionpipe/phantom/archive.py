@@ -28,10 +28,8 @@ def write_part(part: str, settings: Phantom, folder: Path, workers: int = 0) -> 
     """Write `Images_png_NN.zip`, `true_masks_NN.zip` and `DL_info.csv` (its rows alone) of part NN into a folder.
 
     In the archive of masks, lesion k of `000001_01_01_109.png` is `true_masks/000001_01_01_109_lesionk.png`, an 8-bit
-    picture with 255 inside; k counts a slice's lesions from 1 in the order of their rows.
-
-    The content depends on the settings and the part alone, not on other parts or the number of workers (0: one per
-    core).
+    picture with 255 inside; k counts a slice's lesions from 1 in the order of their rows. The content depends on the
+    settings and the part alone, not on other parts or the number of workers (0: one per core).
     """
     patients = range(settings.patients_per_part + settings.extra_test_patients)
     drawn = spread(partial(_draw_patient, settings, part), patients, workers)

@@ -94,10 +94,7 @@ class LevelMap:
         self.free = np.ones(self.canvas.label.shape, bool)
 
     def place(self, rng: Generator, lesion: Lesion) -> tuple[Lesion, Label] | None:
-        """The lesion at a random place and angle where it fits its host, and the tissue at its centre; else None.
-
-        Later lesions keep away from it.
-        """
+        """The lesion at a random place and angle that fits it, and the tissue there, or None; later ones keep away."""
         kind = lesion.kind
         hosting = np.isin(self.canvas.label, kind.host) & self.free
         depth = cv2.distanceTransform(hosting.astype(np.uint8), cv2.DIST_L2, 3) * GRID_MM

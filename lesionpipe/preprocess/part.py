@@ -71,11 +71,7 @@ class StackJob(NamedTuple):
 
 
 def read_key_slices(part: str, folder: str | Path = "data/key_slices") -> pd.DataFrame:
-    """The key slices of a part, one row each.
-
-    Raises:
-        UserError: the table is missing, damaged or cut short, lacks a column, or names an impossible image size.
-    """
+    """The key slices of a part, one row each; a UserError where the table is damaged or an image size impossible."""
     path = Path(folder) / f"{part}.csv"
     check_table(path, KEY_SLICE_TYPES, "lesions")
     table = pd.read_csv(path, dtype=KEY_SLICE_TYPES, usecols=list(KEY_SLICE_TYPES))
@@ -96,12 +92,9 @@ def preprocess_part(
 ) -> pd.DataFrame:
     """Write `folder`/NN.npy and NN.csv in the order of `key_slices`, by so many threads (0: one per core).
 
-    Returns:
-        The index: the columns of `data.stored.slice_writer` but row, among others.
-
-    Raises:
-        UserError: a key slice is missing, or a slice is damaged, of the wrong form or of another size than annotated.
-        OSError: the disk is full.
+    Returns the index: the columns of `data.stored.slice_writer` but row, among others. A UserError where a key slice is
+    missing, or a slice is damaged, of the wrong form or of another size than annotated; an OSError where the disk is
+    full.
     """
     index = _with_sizes(reader, key_slices)
     jobs = [_job(reader, row, settings) for row in index.itertuples()]
@@ -205,10 +198,7 @@ def _around(key_slice: int, position: float, exists: Callable[[int], bool]) -> t
 
 
 def build_stack(plan: Plan, images: Mapping[int, np.ndarray], size: int, hu: tuple[int, int]) -> np.ndarray:
-    """int16 HU (slices, size, size): interpolated, clipped to `hu` (lowest, highest) and resized.
-
-    `images` are slice number -> int16 HU (H, W), at least those of `plan.needed`, all of one shape.
-    """
+    """int16 HU (slices, size, size) of the `images` needed: interpolated, clipped to `hu` (low, high), resized."""
     made = {(low, high, w): _slice_at(images[low], images[high], w, size, hu) for low, high, w in set(plan.positions)}
     return np.stack([made[position] for position in plan.positions])
 

@@ -36,10 +36,7 @@ TYPES_OF_COLUMNS = (
 
 
 def read_lesions(path: str | Path = LESIONS_CSV) -> pd.DataFrame:
-    """`data/lesions.csv` with fixed types: text, ints for the indices, floats (NaN: not known) for all else.
-
-    A UserError with line, column and value where it is missing, damaged, cut short or without any lesion.
-    """
+    """`data/lesions.csv` with fixed types, NaN where not known; a UserError where it is missing, damaged or empty."""
     lesions = _lesions(path)
     if lesions.empty:
         raise UserError(f"{path}: has a header and no lesion; run `dvc repro -f lesions`")

@@ -41,11 +41,9 @@ def write_slices(
 
     Args:
         index: one row per sample with the columns of `INDEX_TYPES` (`row` is filled in).
-        stacks: int16 (slices, S, S) per sample, in the order of `index`, consumed one at a time; or one array of all.
-        shape: (slices, S, S).
+        stacks: int16 HU per sample, each of `shape` (slices, S, S), consumed one at a time; or one array of all.
 
-    Raises:
-        OSError: ENOSPC when the disk cannot hold the array (asked before the first stack is made) or fills up.
+    An OSError, ENOSPC, where the disk can't hold the array (asked before the first stack is made) or fills up.
     """
     folder, rows, written, stack_bytes = Path(folder), len(index), 0, 2 * math.prod(shape)
     with atomic_path(folder / f"{part}.npy") as temporary, temporary.open("wb") as handle:

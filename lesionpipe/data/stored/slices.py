@@ -77,10 +77,7 @@ def read_slice_index(parts: Iterable[str], folder: str | Path = SLICES_FOLDER) -
 
 
 def with_image_sizes(lesions: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
-    """The lesions with the sizes of their slices (px of the archive's slice) in `index`, whatever Image_size says.
-
-    Lesions on slices that the index lacks keep the size that they have.
-    """
+    """The lesions with the image sizes of `index`, whatever Image_size says; on slices that it lacks, their own."""
     known = index.set_index("file_name")[IMAGE_SIZE].astype(float)
     sizes = known.reindex(lesions["file_name"]).set_index(lesions.index)
     return lesions.assign(**sizes.fillna(lesions[IMAGE_SIZE]))

@@ -19,6 +19,7 @@ from lesionpipe.core.files import atomic_folder
 from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.evaluate.published import OTHER_DATA, PUBLISHED_IOU
 from lesionpipe.evaluate.report.gallery import DISPLAY_WINDOWS, gallery
+from lesionpipe.evaluate.scores import percent
 from lesionpipe.evaluate.split import SplitResult, main_split
 from lesionpipe.params.sections import Evaluate
 
@@ -50,15 +51,12 @@ def write_report(
 ) -> None:
     """Write `folder`/index.html.
 
-    Args:
-        about: one line on the data and the set that were evaluated.
-        store: of all splits; slices of `main_split(results)` are shown.
-        heatmaps: `read_heatmaps`.
-        published: `published.published_table`; drawn at once if it is of the same data, else when the reader asks.
+    `about` is a line on the data and the set that were evaluated; slices of `main_split(results)` are shown, out of the
+    store of all splits. `published` (of `published_table`) is drawn at once if it is of the same data, else on demand.
     """
     shown, templates = main_split(results), jinja2.FileSystemLoader(HERE)
     environment = jinja2.Environment(loader=templates, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"percent": _percent, "short": _short}
+    environment.filters |= {"percent": percent, "short": _short}
     environment.tests["nan"] = math.isnan
     page = environment.get_template("report.html").render(
         about=about,
@@ -75,10 +73,6 @@ def write_report(
     )
     with atomic_folder(folder) as temporary:
         (temporary / "index.html").write_text(page, encoding="utf-8")
-
-
-def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"
 
 
 def _short(value: float) -> str:
@@ -105,8 +99,7 @@ def _plots(results: Sequence[SplitResult], shown: SplitResult, published: pd.Dat
 
 
 def _svg(draw: Callable, table: pd.DataFrame, published: pd.DataFrame) -> str:
-    """A figure with the legend outside the axes, where it covers no run; it says when published numbers are of other
-    data."""
+    """A figure with the legend outside the axes, where it covers no run; it tells published numbers of other data."""
     os.environ.pop("MPLBACKEND", None)  # it may name a backend that doesn't exist, and a file needs none
     import matplotlib.figure
 
