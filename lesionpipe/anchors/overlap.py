@@ -95,7 +95,7 @@ def _shared_length(reach: np.ndarray, box: np.ndarray, anchor: np.ndarray) -> np
 
 
 def centre_distance(centres: np.ndarray, images: np.ndarray, stride: int) -> np.ndarray:
-    """Distances (n, 2) px in x, y from centres (n, 2) to the nearest cell in the image; `UNREACHABLE_PX` if none."""
+    """Distance (n, 2) in px along x, y from each centre to the nearest cell in its image; or `UNREACHABLE_PX`."""
     cells = np.ceil(images / stride - 0.5)  # pixel i covers [i, i + 1): centres (i + 0.5) stride < side
     nearest = np.clip(np.floor(centres / stride), 0, cells - 1)
     return np.where(cells > 0, np.abs(centres - (nearest + 0.5) * stride), UNREACHABLE_PX)

@@ -35,7 +35,7 @@ def read_detections(path: str | Path = DETECTIONS, name: str | None = None) -> p
 
 
 def read_heatmaps(path: str | Path = HEATMAPS) -> dict[str, np.ndarray]:
-    """Mask probability (s, s) uint8, 255 for 1, by file name, checked as above; empty where there is no mask branch."""
+    """Mask probability (s, s) uint8, 255 for 1, by file name; none without a mask branch; a UserError if damaged."""
     names, heatmaps = read_arrays(path, ("file_name", "heatmap"), "detect").values()
     fits = names.ndim == 1 and names.dtype.kind == "U" and heatmaps.dtype == np.uint8 and heatmaps.ndim == 3
     if not fits or len(names) != len(heatmaps):

@@ -71,7 +71,7 @@ class SliceDataset(Dataset):
 
 
 def detect_slices(model: Model, store: SliceStore, settings: DetectionSettings, hardware: Hardware) -> SliceDetections:
-    """Run a model over the slices of `store`, at least one; a UserError where it was trained for others."""
+    """Run a model over slices, at least one; a UserError where it was trained for others or torch can't compile."""
     stored, wanted = store.slices(0).shape, (model.slices, model.image_size, model.image_size)
     if stored != wanted:
         raise UserError(f"data/slices: slices of shape {stored}, the model was trained for {wanted}; run `dvc repro`")

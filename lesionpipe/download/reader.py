@@ -65,7 +65,7 @@ class SliceReader(ABC):
 
 
 def open_part(source: str, path: str | None, part: str, inventory: Inventory) -> SliceReader:
-    """The reader of the slices that a part's inventory lists; a UserError where they are missing, damaged or others."""
+    """The reader of the slices that an inventory lists; a UserError where they are missing, damaged or changed."""
     relist = f"run `dvc repro -f download@{part}`, then `dvc repro`"
     if (source == "folder") != (not inventory.archive_md5):
         raise UserError(f"{inventory_path(part)}: not of dataset.source = {source}; {relist}")

@@ -30,7 +30,7 @@ SAME_LESION_IOU = 0.5  # of an annotated box with that of a drawn lesion
 
 
 def masks_with_lesions(parts: Sequence[str], lesions: pd.DataFrame) -> pd.DataFrame:
-    """A row per mask: method, reason, area_px, and its lesion's columns; a UserError where the lesions are others."""
+    """A row per mask: METHOD_COLUMNS and the lesion's; a UserError where a part's lesions aren't those of the table."""
     tables = []
     for part in parts:
         path, own = Path(MASKS_FOLDER) / f"{part}.csv", lesions.loc[lesions["part"] == part, "lesion"]
