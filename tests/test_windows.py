@@ -1,7 +1,9 @@
 """HU windows as further channels, worked out by hand."""
 
 import torch
+from test_network import network_with
 
+from lesionpipe.detect.stored_slices import for_inference
 from lesionpipe.detectors.windows import Windows
 
 RANGE = (-1024, 1050)
@@ -29,3 +31,12 @@ def test_each_window_adds_all_slices_once_more():
 def test_without_windows_the_images_stay():
     images = as_images(-1024, 40)
     assert torch.equal(Windows((), RANGE)(images), images)
+
+
+def test_a_network_in_bfloat16_tells_single_hu_apart():
+    """bfloat16 holds -0.97 in steps of 1/256, 4 HU of the whole range: the window comes first."""
+    network = for_inference(network_with(windows=((-1000, -900),), slices=1), "bf16")
+    seen = []
+    network.backbone.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    network(as_images(*range(-1000, -936)).expand(1, 1, 64, 64))
+    assert seen[0].dtype == torch.bfloat16 and len(seen[0][0, 1, 0].unique()) == 64

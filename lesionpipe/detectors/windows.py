@@ -2,6 +2,7 @@
 
 The paper's range of 2,074 HU holds a lesion's contrast to soft tissue in two or three hundredths, which a network from
 random weights finds late. A pretrained network may have windows too: `backbones.adapt_inputs` spreads its weights.
+Images come in float32: in bfloat16 a narrow window far from the middle of the range would have a few steps only.
 """
 
 import torch

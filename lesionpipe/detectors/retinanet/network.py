@@ -180,8 +180,8 @@ class MapNetwork(nn.Module):
         self.levels = levels
 
     def forward(self, images: Tensor) -> RawMaps:
-        """Raw maps of images (B, slices, H, W) in [-1, 1], cast to the type of the first weights."""
-        images = self.windows(images.to(next(self.parameters()).dtype))
+        """Raw maps of images (B, slices, H, W) in [-1, 1], windowed, then cast to the type of the first weights."""
+        images = self.windows(images).to(next(self.parameters()).dtype)
         features = self.backbone(images)
         pyramid = self.pyramid(features)
         levels = pyramid[-self.levels :]
