@@ -4,6 +4,7 @@ What a parameter means is said beside it in `params.yaml`.
 """
 
 import itertools
+import math
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -210,3 +211,12 @@ class Params(Section):
     detect: Detect
     evaluate: Evaluate
     runtime: Runtime
+
+    @field_validator("network")
+    @classmethod
+    def _windows_show_something(cls, network: Network, others: ValidationInfo) -> Network:
+        bottom, top = others.data["preprocess"].hu if "preprocess" in others.data else (-math.inf, math.inf)
+        for low, high in network.windows:
+            if high <= bottom or low >= top:
+                raise ValueError(f"windows: [{low}, {high}] shows nothing of preprocess.hu = [{bottom}, {top}]")
+        return network
