@@ -124,7 +124,10 @@ def test_labels_are_brought_to_the_stored_grid(work: Path) -> None:
     assert tasks[1].lesions[0][1].points is None
 
 
-@pytest.mark.parametrize("content", [b"lesion,method\n1,grabcut\n", b"", b"\xff\xfe\x00l", b"<html>\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"lesion,method\n1,grabcut\n", b"lesion,method,area_px\n1,grabcut,5\n", b"", b"\xff\xfe\x00l", b"<html>\n"],
+)
 def test_another_table_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "01.csv"
     path.write_bytes(content)

@@ -60,6 +60,7 @@ def test_names_are_official_and_everything_else_is_ignored(reader_of):
             "Images_png/README.txt": b"x",
             "__MACOSX/Images_png/000001_01_01/._005.png": b"x",
             "Images_png/000001_01_01/.DS_Store": b"x",
+            "Images_png/000001_01/01_009.png": b"x",  # its folder is no series
         }
     )
     reader = reader_of(files)

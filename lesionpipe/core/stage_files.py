@@ -18,7 +18,7 @@ import pandas as pd
 
 from lesionpipe.core.errors import UserError
 
-ColumnTypes = Mapping[str, type]  # column -> str, int or float
+ColumnTypes = Mapping[str, type]  # column -> str, int, float or, for any text, object
 _DAMAGE = (OSError, EOFError, ValueError, TypeError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
@@ -99,6 +99,7 @@ def _is_finite(field: str) -> bool:
 
 
 _FORMS = {
+    object: ("any text", lambda field: True),
     str: ("some text", bool),
     int: ("a whole number", re.compile("-?[0-9]{1,18}").fullmatch),
     float: ("a finite number", _is_finite),

@@ -168,7 +168,7 @@ class FolderReader(SliceReader):
 def official_name(path: PurePath) -> str | None:
     """`…/000001_01_01/109.png` -> `000001_01_01_109.png`; None for anything else."""
     name = f"{path.parent.name}_{path.name}"
-    return name if _NAME.fullmatch(name) else None
+    return name if SERIES.fullmatch(path.parent.name) and _NAME.fullmatch(name) else None
 
 
 def split_name(file_name: str) -> tuple[str, str]:

@@ -210,6 +210,5 @@ def methods_table(made: Iterable[tuple[int, LesionMask]]) -> pd.DataFrame:
 
 def read_methods_table(path: Path) -> pd.DataFrame:
     """`data/masks/NN.csv`, or `UserError` where it is missing or another table."""
-    check_table(path, {name: kind for name, kind in METHOD_COLUMNS.items() if name != "reason"}, f"masks@{path.stem}")
-    table = pd.read_csv(path, keep_default_na=False, dtype=METHOD_COLUMNS)
-    return table.reindex(columns=list(METHOD_COLUMNS), fill_value="")
+    check_table(path, METHOD_COLUMNS | {"reason": object}, f"masks@{path.stem}")
+    return pd.read_csv(path, keep_default_na=False, dtype=METHOD_COLUMNS)[list(METHOD_COLUMNS)]
