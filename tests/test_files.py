@@ -99,6 +99,15 @@ def test_a_failed_folder_leaves_the_old_folder(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_folder_that_cannot_be_removed_does_not_hide_the_fault(tmp_path, monkeypatch):
+    def busy(path):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    with pytest.raises(UserError, match="the fault"), files.atomic_folder(tmp_path / "out"):
+        monkeypatch.setattr(files.shutil, "rmtree", busy)
+        raise UserError("the fault")
+
+
 def test_a_folder_of_a_killed_run_is_removed_by_the_next(tmp_path, ended):
     (tmp_path / f".f.{HOST}.{ended}.abc.partial" / "x").mkdir(parents=True)
     with files.atomic_folder(tmp_path / "f") as temporary:

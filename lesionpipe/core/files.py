@@ -63,7 +63,8 @@ def _temporary(path: Path) -> Iterator[Path]:
         error.filename = error.filename or str(path)
         raise
     finally:
-        remove_path(temporary)
+        with contextlib.suppress(OSError):  # what failed before is what is told; the next run removes the rest
+            remove_path(temporary)
 
 
 def remove_path(path: Path) -> None:
