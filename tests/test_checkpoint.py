@@ -62,7 +62,7 @@ def test_any_reader_of_safetensors_sees_weights_and_header(detector, tmp_path):
     save_model(tmp_path / "model.safetensors", detector, ANCHORS, values())
     with safe_open(tmp_path / "model.safetensors", framework="numpy") as handle:
         assert set(handle.keys()) == set(detector.state_dict())
-        assert handle.metadata()["format"] == "lesionpipe detector" and handle.metadata()["version"] == "3"
+        assert handle.metadata()["format"] == "lesionpipe detector" and handle.metadata()["version"] == VERSION
         assert json.loads(handle.metadata()["params"])["preprocess"]["slices"] == 3
         assert json.loads(handle.metadata()["anchors"])["strides"] == [4, 8, 16, 32, 64]
 
@@ -128,7 +128,7 @@ def test_a_folder_is_no_model(tmp_path):
     ("changed", "words"),
     [
         ({"format": "another"}, "not a lesionpipe model"),
-        ({"version": "99"}, "format version 99, this program reads 3"),
+        ({"version": "99"}, "format version 99, this program reads 4"),
         ({"params": None}, "its header has no 'params'"),
         ({"operating_points": None}, "its header has no 'operating_points'"),
         ({"params": "{"}, "don't go together .*; train again"),

@@ -24,7 +24,7 @@ from lesionpipe.params import Network, Preprocess
 
 MODEL = Path("data/model.safetensors")
 FORMAT = "lesionpipe detector"
-VERSION = "3"
+VERSION = "4"
 HEADER = ("params", "anchors", "operating_points")
 
 
