@@ -1,22 +1,26 @@
-"""Stage `phantom`: one part of a synthetic DeepLesion in data/phantom/NN; an empty folder for any other dataset.source.
+"""Stage `phantom`: a synthetic DeepLesion, each part in data/phantom/NN; for another dataset.source nothing is drawn.
 
-Usage: python -m stages.phantom NN
+Usage: python -m stages.phantom
 """
 
 from pathlib import Path
 
-from lesionpipe.core.errors import part_argument, run
-from lesionpipe.core.files import atomic_folder
+from lesionpipe.core.errors import run
+from lesionpipe.core.files import atomic_folder, write_text
 from lesionpipe.params import load_params
 from lesionpipe.phantom.archive import write_part
 
 
 def main() -> None:
     params = load_params()
-    part = part_argument(params.dataset.parts)
-    with atomic_folder(Path("data/phantom") / part) as folder:
-        if params.dataset.source == "phantom":
-            write_part(part, params.phantom, folder, params.runtime.workers)
+    source = params.dataset.source
+    with atomic_folder(Path("data/phantom")) as folder:
+        for part in params.dataset.parts:
+            (folder / part).mkdir()
+            if source == "phantom":
+                write_part(part, params.phantom, folder / part, params.runtime.workers)
+            else:  # a file, as DVC keeps no empty folders
+                write_text(folder / part / "not-drawn.txt", f"dataset.source: {source}")
 
 
 if __name__ == "__main__":

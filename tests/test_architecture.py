@@ -38,7 +38,6 @@ LEVEL = {folder: level for level, folders in enumerate(ORDER) for folder in fold
 # What a stage reads from the parameters without being run again when it changes: how it fetches, where the data lies
 # whose content the inventory holds already, and, in a stage of parts, the other parts.
 UNTRACKED = {
-    "phantom": {"dataset.parts"},
     "download": {"dataset.parts", "download.retries", "download.timeout_s"},
     "lesions": {"download.retries", "download.timeout_s"},
     "preprocess": {"dataset.parts", "dataset.source", "dataset.path"},

@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 from stage_runs import killed_at_move, link_code, run_stage
 
-STAGES = (("phantom", "01"), ("download", "01"), ("lesions",), ("preprocess", "01"), ("masks", "01"), ("anchors",))
+STAGES = (("phantom",), ("download", "01"), ("lesions",), ("preprocess", "01"), ("masks", "01"), ("anchors",))
 TINY = {
     "dataset": {"parts": ["01"]},
     "phantom": {"patients_per_part": 3, "extra_test_patients": 0, "key_slices_per_patient": 1, "image_size": 64},

@@ -114,7 +114,7 @@ def test_the_phantoms_parts_are_one_table_and_raise_no_warning(elsewhere, capsys
 
 def test_a_part_of_the_phantom_without_a_table_is_named_with_its_remedy(elsewhere):
     Path("data/phantom/01").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"^data/phantom/01/DL_info\.csv: no such file; run `dvc repro phantom@01`$"):
+    with pytest.raises(UserError, match=r"^data/phantom/01/DL_info\.csv: no such file; run `dvc repro phantom`$"):
         provided("phantom")
 
 
@@ -122,18 +122,18 @@ def test_a_part_of_the_phantom_without_a_table_is_named_with_its_remedy(elsewher
 
 
 def test_only_what_other_parts_left_is_removed(elsewhere):
-    slices, phantom = Path("data/slices"), Path("data/phantom")
+    slices, masks = Path("data/slices"), Path("data/masks")
     kept = ["003.npy", ".03.npy.1.partial", "01.csv", "01.npy", "02.csv", "02.npy", "3.csv", "notes.txt"]
     slices.mkdir(parents=True)
     for name in (*kept, "03.npy"):
         (slices / name).write_text(name)
     for part in ("01", "03"):
-        (phantom / part).mkdir(parents=True)
-        (phantom / part / "DL_info.csv").write_text(part)
-    (phantom / "04").symlink_to(slices.absolute())
+        (masks / part).mkdir(parents=True)
+        (masks / part / "held.csv").write_text(part)
+    (masks / "04").symlink_to(slices.absolute())
     remove_other_parts(["01", "02"])
     assert sorted(path.name for path in slices.iterdir()) == sorted(kept)
-    assert [path.name for path in phantom.iterdir()] == ["01"]
+    assert [path.name for path in masks.iterdir()] == ["01"]
 
 
 # ---- the stage, as DVC runs it
@@ -149,8 +149,9 @@ def checkout(root, tmp_path) -> Path:
         rows = [{"File_name": f"{file}.png", "Possibly_noisy": str(int(file.endswith("110")))} for file in files]
         for folder in ("phantom", "inventory", "slices", "masks"):
             (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data/phantom" / part).mkdir()
-        (tmp_path / "data/phantom" / part / "DL_info.csv").write_text(text_of(*rows))
+        if part != "03":  # the stage `phantom` leaves nothing of other parts
+            (tmp_path / "data/phantom" / part).mkdir()
+            (tmp_path / "data/phantom" / part / "DL_info.csv").write_text(text_of(*rows))
         listed = {f"{file}.png": (1, 0) for file in files}
         inventory = Inventory(f"Images_png_{part}.zip", listed, archive_bytes=1, archive_md5="0" * 32)
         write_inventory(tmp_path / "data/inventory" / f"{part}.csv", inventory)

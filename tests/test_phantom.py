@@ -300,21 +300,22 @@ def test_the_stage_leaves_the_part_and_an_empty_folder_for_another_source(root, 
     params = yaml.load((root / "params.yaml").read_text())
     params["phantom"] = TINY.model_dump()
     params["dataset"].update(source="phantom", parts=["01"])
-    for source, expected in (("phantom", folder), ("nih", tmp_path / "nothing")):
+    drawn = {file.name: file.read_bytes() for file in folder.glob("*")}
+    for source, expected in (("phantom", drawn), ("nih", {"not-drawn.txt": b"dataset.source: nih\n"})):
         params["dataset"]["source"] = source
         yaml.dump(params, tmp_path / "params.yaml")
-        assert run_stage(tmp_path, "phantom", "01").returncode == 0
+        assert run_stage(tmp_path, "phantom").returncode == 0
         left = {file.name: file.read_bytes() for file in (tmp_path / "data" / "phantom" / "01").iterdir()}
-        assert left == {file.name: file.read_bytes() for file in expected.glob("*")}
+        assert left == expected
 
 
 def test_a_stage_without_a_part_says_how_it_is_called(root, tmp_path):
     link_code(root, tmp_path)
     shutil.copy(root / "params.yaml", tmp_path)
-    done = run_stage(tmp_path, "phantom")
+    done = run_stage(tmp_path, "download")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: usage: python -m stages.phantom NN") and done.stderr.count("\n") == 1
-    assert "part '99' is not in dataset.parts" in run_stage(tmp_path, "phantom", "99").stderr
+    assert done.stderr.startswith("error: usage: python -m stages.download NN") and done.stderr.count("\n") == 1
+    assert "part '99' is not in dataset.parts" in run_stage(tmp_path, "download", "99").stderr
 
 
 # --- geometry -------------------------------------------------------------------------------------------------------

@@ -265,7 +265,7 @@ def test_open_part_follows_the_source(tmp_path, monkeypatch):
         assert reader.read(f"000001_01_01_{number:03d}.png")[0, 0] == 10 * number
         assert not reader.exists("000001_01_01_009.png")
         archive.unlink()
-        advice = "dvc repro phantom@07" if source == "phantom" else "lesionpipe fetch 07"
+        advice = "dvc repro phantom" if source == "phantom" else "lesionpipe fetch 07"
         with pytest.raises(UserError, match=rf"^{archive.absolute()}: no such archive; .*`{advice}`"):
             open_part(source, path, "07", inventory)
     with pytest.raises(

@@ -72,7 +72,7 @@ def open_part(source: str, path: str | None, part: str, inventory: Inventory) ->
     if source == "folder":
         return FolderReader(path, inventory.stamps, relist)
     ways_to_get = {
-        "phantom": f"run `dvc repro phantom@{part}`",
+        "phantom": "run `dvc repro phantom`",
         "nih": f"run `lesionpipe fetch {part}`, which downloads it, then `dvc repro` again",
         "archives": f"copy it there again (dataset.path), run `lesionpipe fetch {part}`, which verifies it, "
         "then `dvc repro` again",

@@ -27,7 +27,7 @@ SCANNERS = 16  # threads that list folders: a shared disk answers many questions
 
 def take_phantom(part: str) -> Inventory:
     """The inventory of the phantom's archive."""
-    return list_archive(archive_path("phantom", None, part), way_to_get=f"run `dvc repro phantom@{part}`")
+    return list_archive(archive_path("phantom", None, part), way_to_get="run `dvc repro phantom`")
 
 
 def take_archive(

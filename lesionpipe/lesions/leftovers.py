@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lesionpipe.core.files import remove_path
 
-FOLDERS_BY_PART = ("data/phantom", "data/inventory", "data/slices", "data/masks")
+FOLDERS_BY_PART = ("data/inventory", "data/slices", "data/masks")
 
 
 def remove_other_parts(parts: Collection[str]) -> None:

@@ -81,7 +81,7 @@ def _tracked(given: str) -> Path:
 def _of_phantom(part: str) -> Path:
     path = PHANTOM / part / ANNOTATIONS
     if not path.is_file():
-        raise UserError(f"{path}: no such file; run `dvc repro phantom@{part}`")
+        raise UserError(f"{path}: no such file; run `dvc repro phantom`")
     return path
 
 
