@@ -1,4 +1,4 @@
-"""How fast the detector is: compared with torchvision's RetinaNet, row by row of the paper, and with the peak.
+"""How fast detectors are: beside torchvision's RetinaNet, row by row of the paper and its comparators, and the peak.
 
 Ours and torchvision's share the backbone module, levels, channels, anchors per cell, input, precision, candidates and
 NMS threshold, and are timed in turn; with --compiled also the compiled networks of both, and the rows compiled. Times
@@ -12,6 +12,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import typer
@@ -23,17 +24,34 @@ from torchvision_retinanet import torchvision_network
 from lesionpipe.anchors.grid import SIZES_PX, AnchorSet, level_numbers, paper_set, retinanet_set
 from lesionpipe.core.devices import tune_for
 from lesionpipe.detect.stored_slices import build_settings, for_inference
-from lesionpipe.detectors.build import build_detector
+from lesionpipe.detectors.build import build_detector, fixed_anchors
 from lesionpipe.detectors.interface import DecodingSettings, Detector, Targets, single_process
 from lesionpipe.params import Network, Preprocess, load_params
 
 ROOT = Path(__file__).parents[1]
-ROWS = {  # levels, mask branch, attention, anchors, time in units of the first row (paper, Table 1)
-    "original RetinaNet": ("P3-P7", False, False, retinanet_set, 1.0),
-    "+ anchor optimisation": ("P3-P7", False, False, paper_set, 31 / 28),
-    "+ dense supervision": ("P2-P6", True, False, paper_set, 39 / 28),
-    "+ attention gate": ("P2-P6", True, True, paper_set, 41 / 28),
+
+
+class Row(NamedTuple):
+    """A line of the table: a change of the section `network`, and the time that the papers report."""
+
+    changes: dict[str, object]
+    paper_ms: float | None  # paper, Table 1, on its own GPU; the comparators' from their own papers
+    anchors: Callable[..., AnchorSet] | None = None  # None: the kind's own
+    slices: int = 3
+
+
+def retinanet(levels: str, mask_branch: bool, attention: bool) -> dict[str, object]:
+    return {"kind": "retinanet", "levels": levels, "mask_branch": mask_branch, "attention": attention}
+
+
+ROWS = {
+    "original RetinaNet": Row(retinanet("P3-P7", False, False), 28, retinanet_set),
+    "+ anchor optimisation": Row(retinanet("P3-P7", False, False), 31, paper_set),
+    "+ dense supervision": Row(retinanet("P2-P6", True, False), 39, paper_set),
+    "+ attention gate": Row(retinanet("P2-P6", True, True), 41, paper_set),
 }
+COMPARATORS = {"Faster R-CNN": Row({"kind": "faster-rcnn"}, 32), "Mask R-CNN": Row({"kind": "mask-rcnn"}, None)}
+PAPER_3DCE_MS = {9: 114}
 PEER = "torchvision"
 LESIONS = ((0.2, 0.2, 0.26, 0.27), (0.5, 0.6, 0.62, 0.68))  # of each image, as shares of its side
 
@@ -55,9 +73,9 @@ class Setting:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def images(self, batch: int) -> Tensor:
+    def images(self, batch: int, slices: int = 3) -> Tensor:
         torch.manual_seed(0)
-        images = torch.rand(batch, 3, self.size, self.size, device=self.device) * 2 - 1
+        images = torch.rand(batch, slices, self.size, self.size, device=self.device) * 2 - 1
         return images.contiguous(memory_format=torch.channels_last)
 
     def boxes(self) -> Tensor:
@@ -67,16 +85,17 @@ class Setting:
         return network.to(self.device, memory_format=torch.channels_last)
 
 
-def our_detector(params: Network, anchors: AnchorSet, setting: Setting) -> Detector:
-    return setting.place(build_detector(params, setting.preprocess, anchors))
+def our_detector(params: Network, anchors: AnchorSet, setting: Setting, slices: int = 3) -> Detector:
+    preprocess = setting.preprocess.model_copy(update={"slices": slices})
+    return setting.place(build_detector(params, preprocess, anchors))
 
 
-def our_step(detector: Detector, setting: Setting, compiled: bool) -> Callable[[], None]:
+def our_step(detector: Detector, setting: Setting, compiled: bool, slices: int = 3) -> Callable[[], None]:
     """One training step: forward, matching, losses, backward, Adam."""
     detector.train()
     if compiled:
         detector.compile()
-    images = setting.images(setting.batch)
+    images = setting.images(setting.batch, slices)
     masks = torch.zeros(len(LESIONS), setting.size, setting.size, dtype=torch.uint8, device=setting.device)
     masks[:, : setting.size // 8, : setting.size // 8] = 1
     targets = Targets([setting.boxes()] * setting.batch, [masks] * setting.batch)
@@ -109,12 +128,12 @@ def torchvision_step(network: RetinaNet, setting: Setting) -> Callable[[], None]
     return step
 
 
-def our_detection(detector: Detector, setting: Setting, compiled: bool) -> Callable[[], None]:
+def our_detection(detector: Detector, setting: Setting, compiled: bool, slices: int = 3) -> Callable[[], None]:
     """Detection in one image, post-processing included."""
     detector = for_inference(detector, setting.precision, setting.device)
     if compiled:
         detector.compile()
-    image = setting.images(1)
+    image = setting.images(1, slices)
     margin = setting.recist_margin_px * setting.size / 512
 
     @torch.inference_mode()
@@ -169,10 +188,10 @@ def matmul_peak(setting: Setting, side: int) -> float:
     return 2 * side**3 / best
 
 
-def flops(detector: Detector, setting: Setting) -> int:
+def flops(detector: Detector, setting: Setting, slices: int) -> int:
     """FLOPs of one image forward (a multiplication and an addition are two)."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        detector.eval().predict(setting.images(1), setting.decoding)
+        detector.eval().predict(setting.images(1, slices), setting.decoding)
     return counter.get_total_flops()
 
 
@@ -201,25 +220,33 @@ def compare(params: Network, setting: Setting) -> None:
                 print(f"{levels}  {label:14} {name:28} {spent:9.2f} ms/image   ratio {ratios}", flush=True)
 
 
-def rows(params: Network, setting: Setting, peak: float, training: bool) -> None:
-    """The paper's four rows: parameters, FLOPs, time per image in relation to the first row, share of the peak."""
+def all_rows(most_images: int) -> dict[str, Row]:
+    """The paper's four rows and what it compares them with; 3DCE with 1, 3, 5 … images, each of three slices."""
+    images = range(1, most_images + 1, 2)
+    context = {f"3DCE, M = {m}": Row({"kind": "3dce"}, PAPER_3DCE_MS.get(m), slices=3 * m) for m in images}
+    return ROWS | COMPARATORS | context
+
+
+def rows(params: Network, setting: Setting, peak: float, training: bool, wanted: dict[str, Row]) -> None:
+    """Parameters, FLOPs, time per image in relation to the first row, and share of the peak, of each row."""
     detectors, detections, counts = {}, {}, {}
-    for name, (levels, mask_branch, attention, anchors_of, _) in ROWS.items():
-        changes = {"levels": levels, "mask_branch": mask_branch, "attention": attention}
-        own = params.model_copy(update=changes)
-        anchors = anchors_of(level_numbers(own.levels), SIZES_PX).scaled(setting.size / 512)
-        detectors[name] = our_detector(own, anchors, setting)
-        counts[name] = flops(detectors[name], setting)
-        detections[name] = our_detection(detectors[name], setting, setting.compiled)
+    for name, row in wanted.items():
+        own = params.model_copy(update=row.changes)
+        fixed = fixed_anchors(own, setting.size)
+        anchors = fixed or row.anchors(level_numbers(own.levels), SIZES_PX).scaled(setting.size / 512)
+        detectors[name] = our_detector(own, anchors, setting, row.slices)
+        counts[name] = flops(detectors[name], setting, row.slices)
+        detections[name] = our_detection(detectors[name], setting, setting.compiled, row.slices)
     use = times(detections, setting)
     trained = detectors if training else {}
-    step_times = times({name: our_step(one, setting, setting.compiled) for name, one in trained.items()}, setting)
-    first = next(iter(ROWS))
+    steps = {name: our_step(one, setting, setting.compiled, wanted[name].slices) for name, one in trained.items()}
+    step_times, first = times(steps, setting), next(iter(wanted))
     print("row                     parameters  GFLOP  detection   ratio (paper)  of peak   training   ratio  of peak")
-    for name, (*_, paper) in ROWS.items():
+    for name, row in wanted.items():
         parameters = sum(p.numel() for p in detectors[name].parameters()) / 1e6
+        paper = "  – " if row.paper_ms is None else f"{row.paper_ms / wanted[first].paper_ms:.2f}"
         line = f"{name:23} {parameters:8.2f} M {counts[name] / 1e9:6.1f} {1000 * use[name]:7.1f} ms "
-        line += f"{use[name] / use[first]:7.2f}  ({paper:.2f}) {100 * counts[name] / use[name] / peak:7.1f} %"
+        line += f"{use[name] / use[first]:7.2f}  ({paper}) {100 * counts[name] / use[name] / peak:7.1f} %"
         if training:
             seconds = step_times[name] / setting.batch
             line += f" {1000 * seconds:7.1f} ms {step_times[name] / step_times[first]:6.2f}"
@@ -234,6 +261,8 @@ def main(
     channels: int = 256,
     head_depth: int = 4,
     head_channels: int = 96,
+    stride: int = 8,
+    most_images: int = 3,
     device: str = "cpu",
     precision: str = "bf16",
     iterations: int = 5,
@@ -249,19 +278,17 @@ def main(
     torch._dynamo.config.automatic_dynamic_shapes = False  # and each shape is compiled for itself
     tune_for(device)  # for all contestants
     params = load_params(ROOT / "params.yaml")
-    heads = {"head_depth": head_depth, "head_channels": head_channels}
-    network = params.network.model_copy(
-        update={"backbone": backbone, "weights": None, "windows": (), "channels": channels, **heads}
-    )
+    sizes = {"channels": channels, "head_depth": head_depth, "head_channels": head_channels, "stride": stride}
+    network = params.network.model_copy(update={"backbone": backbone, "weights": None, "windows": (), **sizes})
     detect = build_settings(params.detect, precision)
     preprocess = params.preprocess.model_copy(update={"slices": 3, "image_size": size})
-    settings = (preprocess, detect.decoding, detect.recist_margin_px)
+    settings = (preprocess, detect.decoding.with_nms_iou(0.5), detect.recist_margin_px)
     setting = Setting(size, batch, device, precision, iterations, compiled, *settings)
     peak = matmul_peak(setting, peak_side)
     print(f"{backbone}, {size} px, batch {batch}, {device}, {precision}; matrix product {peak / 1e12:.2f} TFLOP/s")
     if peer and head_depth == 4:  # torchvision's head has four convolutions
         compare(network, setting)
-    rows(network, setting, peak, training)
+    rows(network, setting, peak, training, all_rows(most_images))
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ from ruamel.yaml import YAML
 from lesionpipe.data.size_groups import by_size
 from lesionpipe.data.stored.schema import read_lesions
 from lesionpipe.data.stored.slices import read_slice_index
-from lesionpipe.mask_quality.contact_sheet import METHODS
 from lesionpipe.mask_quality.quality import AGREEMENT_COLUMNS, measured_agreement, true_masks_of
 from lesionpipe.masks.methods import LesionMask, SliceTask, lesion_slice, make_mask, slice_tasks
 from lesionpipe.params import Masks, load_params
 
 ROOT = Path(__file__).parents[1]
 PART = "01"
+METHODS = ("grabcut", "box-dilation", "ellipse", "quarter-ellipses")
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def prepare(patients: int, size: int, first: bool) -> None:
 
 
 def variants(chosen: Masks) -> dict[str, Masks]:
-    """The three methods, and GrabCut from the paper's own trimap, by the name of their row."""
+    """The methods, and GrabCut from the paper's own trimap, by the name of their row."""
     methods = {method: chosen.model_copy(update={"method": method}) for method in METHODS}
     papers = chosen.model_copy(update={"method": "grabcut", "background_ellipse_factor": None})
     return methods | {"grabcut, background_ellipse_factor: null": papers}

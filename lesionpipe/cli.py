@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from lesionpipe.commands import ablation, anchors, export, fetch, preset, scoring
+from lesionpipe.commands import ablation, anchors, export, fetch, mine, preset, scoring
 from lesionpipe.core import errors
 
 app = typer.Typer(
@@ -15,7 +15,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Lesion detection in CT: tools beside the DVC pipeline.",
 )
-for command in (preset.preset, fetch.fetch, anchors.anchors, scoring.froc, scoring.compare, ablation.ablation):
+COMMANDS = (
+    *(preset.preset, fetch.fetch, anchors.anchors, mine.mine),
+    *(scoring.froc, scoring.compare, ablation.ablation),
+)
+for command in COMMANDS:
     app.command()(command)
 exports = typer.Typer(no_args_is_help=True, help="Write the data set and the detections for other programs.")
 exports.command()(export.coco)

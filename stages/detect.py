@@ -20,6 +20,10 @@ def main() -> None:
         splits, parts = ", ".join(params.detect.splits), ", ".join(params.dataset.parts)
         raise UserError(f"params.yaml: detect.splits: no slice of {splits} in the parts {parts} (dataset.parts)")
     model = load_model(MODEL, hardware.device)
+    if (trained := model.params["network"]["kind"]) != params.network.kind:
+        raise UserError(
+            f"{MODEL}: network.kind = {trained}, params.yaml asks for {params.network.kind}; run `dvc repro`"
+        )
     arithmetic = choose_arithmetic(params.detect.precision, hardware.device, training=False)
     report_arithmetic(arithmetic, "detect.precision")
     found = detect_slices(model, store, build_settings(params.detect, arithmetic.precision), hardware)

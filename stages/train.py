@@ -6,6 +6,7 @@ Writes data/model.safetensors, metrics/train.csv, train.json and environment.jso
 from lesionpipe.core.bfloat16 import report_arithmetic
 from lesionpipe.core.errors import run
 from lesionpipe.core.formats import write_json
+from lesionpipe.detectors.build import unused_parameters
 from lesionpipe.detectors.checkpoint import MODEL, save_model
 from lesionpipe.params import load_params
 from lesionpipe.train.build import build_training
@@ -24,6 +25,8 @@ def main() -> None:
     with training_processes(training.hardware, training.state_folder) as fabric:
         if fabric.is_global_zero:
             report_arithmetic(arithmetic, "train.precision")
+            if unused := ", ".join(unused_parameters(params.network.kind)):
+                print(f"network.kind: {params.network.kind}, which doesn't use {unused}", flush=True)
         history = train_detector(fabric, training)
         if fabric.is_global_zero:
             save_model(MODEL, training.detector, training.anchors, training.parameters)

@@ -67,7 +67,7 @@ def test_the_full_slice_and_the_papers_trimap_work_too() -> None:
     assert dice(full(found), true) > 0.94
 
 
-@pytest.mark.parametrize("method", ["grabcut", "ellipse", "box-dilation"])
+@pytest.mark.parametrize("method", ["grabcut", "ellipse", "quarter-ellipses", "box-dilation"])
 def test_every_method_makes_its_own_mask(method: str) -> None:
     true = superellipse((48, 40), (16, 11), 2)
     found = make_mask(picture(true), label(32, 29, 64, 51), masks(method))
@@ -200,7 +200,7 @@ points = st.none() | st.lists(st.tuples(coordinate, coordinate), min_size=4, max
     box=st.tuples(coordinate, coordinate, coordinate, coordinate),
     points=points,
     window=st.tuples(st.floats(-2000, 2000) | st.just(np.nan), st.floats(-2000, 2000)),
-    method=st.sampled_from(["grabcut", "ellipse", "box-dilation"]),
+    method=st.sampled_from(["grabcut", "ellipse", "quarter-ellipses", "box-dilation"]),
     factor=st.sampled_from([None, 1.0, 1.3]),
     kind=st.sampled_from(["noise", "constant", "two values"]),
     inside=st.booleans(),

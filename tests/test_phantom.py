@@ -19,8 +19,12 @@ from lesionpipe.phantom.canvas import Canvas, Label, Tissue, superellipse
 from lesionpipe.phantom.lesions import axis_lengths, recist
 from lesionpipe.phantom.tubes import Tubes
 
-TINY = Phantom(seed=3, patients_per_part=4, extra_test_patients=0, key_slices_per_patient=2, image_size=128)
-MANY = Phantom(seed=3, patients_per_part=40, extra_test_patients=0, key_slices_per_patient=3, image_size=128)
+TINY = Phantom(
+    seed=3, patients_per_part=4, extra_test_patients=0, key_slices_per_patient=2, image_size=128, context_mm=2
+)
+MANY = Phantom(
+    seed=3, patients_per_part=40, extra_test_patients=0, key_slices_per_patient=3, image_size=128, context_mm=2
+)
 OFFICIAL_COLUMNS = (
     "File_name,Patient_index,Study_index,Series_ID,Key_slice_index,Measurement_coordinates,Bounding_boxes,"
     "Lesion_diameters_Pixel_,Normalized_lesion_location,Coarse_lesion_type,Possibly_noisy,Slice_range,Spacing_mm_px_,"
@@ -367,3 +371,27 @@ def test_boxes_shapes_and_spacing_follow_the_real_ones(shared_data):
     for column in ("Spacing_mm_px_", "Lesion_diameters_Pixel_"):
         medians = np.median(numbers(ours, column)[:, 0]), np.median(numbers(known, column)[:, 0])
         assert medians[0] == pytest.approx(medians[1], rel=0.15), column
+
+
+@pytest.mark.parametrize("context_mm", [8, 26])
+def test_a_deeper_phantom_has_the_same_lesions_and_more_slices_around_them(context_mm):
+    deep = changed(TINY, context_mm=context_mm)
+    for index in range(4):
+        shallow, deeper = plan.plan_patient(TINY, "01", index), plan.plan_patient(deep, "01", index)
+        for scan, more in zip(shallow.scans, deeper.scans, strict=True):
+            for key, other in zip(scan.key_slices, more.key_slices, strict=True):
+                assert key.number == other.number and len(key.lesions) == len(other.lesions)
+                assert set(key.stored) <= set(other.stored)
+                missing = set(range(*other.slice_range)) - set(other.stored)
+                reach = int(np.ceil(context_mm / scan.interval))
+                assert other.slice_range[0] == max(key.number - reach, 1)
+                assert len(missing) <= 1 and other.slice_range[1] in (key.number, key.number + reach)
+
+
+def test_slices_far_from_the_lesion_are_drawn_too():
+    patient = plan.plan_patient(changed(TINY, context_mm=26), "01", 0)
+    texture = render.random_texture(np.random.default_rng(0))
+    for scan in patient.scans[:1]:
+        for number in (scan.key_slices[0].stored[0], scan.key_slices[0].stored[-1]):
+            picture = render.render_slice(patient, scan, number, texture, seed=0)
+            assert picture.shape == (128, 128) and picture.std() > 100

@@ -14,7 +14,7 @@ from lesionpipe.core.errors import UserError
 from lesionpipe.params import load_params
 from lesionpipe.params.json_schema import parameter_comments
 
-NAMES = ["phantom", "deeplesion", "deeplesion-folder", "paper", "phantom-large"]
+NAMES = ["phantom", "3dce", "3dce-5", "3dce-9", "deeplesion", "deeplesion-folder", "paper", "phantom-large"]
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_missing_parameter_file_is_written(checkout):
 
 
 def test_what_cannot_be_is_one_line(checkout, tmp_path_factory, monkeypatch):
-    with pytest.raises(UserError, match="no preset 'papre'; there are phantom, deeplesion"):
+    with pytest.raises(UserError, match="no preset 'papre'; there are phantom, 3dce"):
         whole_preset("papre")
     (checkout / "presets/mine.yaml").write_text("train:\n  epoch: 3\n")
     with pytest.raises(UserError, match=r"mine\.yaml: train\.epoch: unknown parameter"):

@@ -47,6 +47,44 @@ def test_the_ellipse_turns_with_the_long_diameter() -> None:
     assert recist.draw_ellipse(along_y, PixelGrid.over(0, 4, 9, 1))[0].sum() == 5  # of row 4 only 2 to 6
 
 
+LOPSIDED = np.array([[0.0, 4.0], [12.0, 4.0], [4.0, 2.0], [4.0, 10.0]])  # crossing at (4, 4), arms of 4, 8, 2 and 6
+
+
+def test_quarter_ellipses_have_the_four_arms_as_half_axes() -> None:
+    assert recist.crossing(LOPSIDED) == pytest.approx((1 / 3, 1 / 4))
+    fine = recist.draw_quarter_ellipses(LOPSIDED, PixelGrid.over(-1, -1, 15, 15, factor=16))
+    area = np.pi / 4 * (4 * 2 + 8 * 2 + 8 * 6 + 4 * 6)
+    assert fine.sum() / 256 == pytest.approx(area, rel=0.01)
+
+
+# turned, and with diameters that aren't perpendicular: x' = 0.8 x - 0.6 y + 9, y' = 0.6 x + y
+SLANTED = LOPSIDED @ np.array([[0.8, 0.6], [-0.6, 1.0]]) + [9.0, 0.0]
+
+
+@pytest.mark.parametrize("points", [CROSS, LOPSIDED, SLANTED], ids=["cross", "lopsided", "slanted"])
+def test_the_outline_of_quarter_ellipses_passes_through_all_end_points_and_bulges_between(points: np.ndarray) -> None:
+    """On each of the four arcs also the point at 45 degrees: c + (a + b) / sqrt(2), for the arms a and b."""
+    centre = points[0] + recist.crossing(points)[0] * (points[1] - points[0])
+    arms = points - centre
+    outline = [*arms, *((arms[i] + arms[j]) * np.sqrt(0.5) for i in (0, 1) for j in (2, 3))]
+    for arm in outline:
+        for share, inside in ((0.99, True), (1.01, False)):
+            place = centre + share * arm
+            pixel = PixelGrid(place[:1], place[1:])
+            assert recist.draw_quarter_ellipses(points, pixel).all() == inside
+
+
+def test_quarter_ellipses_of_equal_arms_are_the_ellipse() -> None:
+    grid = PixelGrid.over(0, 0, 9, 9, factor=8)
+    assert (recist.draw_quarter_ellipses(CROSS, grid) == recist.draw_ellipse(CROSS, grid)).all()
+
+
+@pytest.mark.parametrize("points", [[[0, 0], [4, 0], [1, 2], [1, 4]], [[0, 0], [4, 4], [1, 1], [3, 3]], [[2, 2]] * 4])
+def test_diameters_that_do_not_cross_have_no_quarter_ellipses(points: list) -> None:
+    assert recist.crossing(np.array(points, float)) is None
+    assert not recist.draw_quarter_ellipses(np.array(points, float), PixelGrid.over(0, 0, 6, 6)).any()
+
+
 def test_an_ellipse_without_width_is_empty() -> None:
     flat = np.array([[0.0, 4.0], [8.0, 4.0], [4.0, 4.0], [4.0, 4.0]])
     assert not recist.draw_ellipse(flat, PixelGrid.over(0, 0, 9, 9)).any()

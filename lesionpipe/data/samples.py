@@ -31,6 +31,7 @@ class Sample(NamedTuple):
     hu: np.ndarray  # (slices, S, S) int16 HU
     boxes: np.ndarray  # (n, 4) float32 xyxy, stored px
     masks: np.ndarray | None  # (n, S, S) uint8, 1 in the lesion; None where no masks are asked for
+    negatives: np.ndarray | None = None  # (m, 4) float32 xyxy, stored px: hard negatives, where there are some
 
 
 class Batch(NamedTuple):
@@ -41,6 +42,7 @@ class Batch(NamedTuple):
     boxes: Tensor  # (sum of counts, 4) float32
     counts: list[int]  # B; not a tensor: reading a number from a GPU waits for all its work
     masks: Tensor | None  # (sum of counts, S, S) uint8
+    negatives: list[Tensor] | None = None  # B of (m, 4) float32
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -52,6 +54,7 @@ def collate(samples: list[Sample]) -> Batch:
         boxes=torch.from_numpy(np.concatenate([s.boxes for s in samples])),
         counts=[len(s.boxes) for s in samples],
         masks=masks,
+        negatives=None if samples[0].negatives is None else [torch.from_numpy(s.negatives) for s in samples],
     )
 
 

@@ -22,7 +22,7 @@ from lesionpipe.data.detections import DETECTION_COLUMNS
 from lesionpipe.data.samples import Sample, loader, prepare
 from lesionpipe.data.stored.slices import SliceStore, to_original
 from lesionpipe.detectors.checkpoint import Model
-from lesionpipe.detectors.interface import DecodingSettings, Detector, Float32Conv2d
+from lesionpipe.detectors.interface import DecodingSettings, Detector, Float32Conv2d, Float32Linear
 from lesionpipe.params import Detect
 
 REDUCTION = 4  # stored px per heatmap px
@@ -119,7 +119,7 @@ def for_inference(detector: Detector, precision: str, device: str = "cpu", compi
     ready = ready.to(device=device, memory_format=torch.channels_last)
     if precision == "bf16":
         for layer in ready.modules():  # layers alone: of the buffers, anchors in bfloat16 would be off by pixels
-            if isinstance(layer, CAST_LAYERS) and not isinstance(layer, Float32Conv2d):
+            if isinstance(layer, CAST_LAYERS) and not isinstance(layer, Float32Conv2d | Float32Linear):
                 layer.to(torch.bfloat16)
     if compiled:
         compile_network(ready, device, "detect.compile")

@@ -28,6 +28,7 @@ SMALL_CHANNELS = (16, 32, 64, 128, 128)  # of C1 … C5
 SMALL_RESIDUALS = (2, 2, 2, 1)  # residual convolutions that end C2 … C5
 VGG_CHANNELS = (64, 128, 256, 512, 512)
 RESNET_CHANNELS = (64, 256, 512, 1024, 2048)
+RESNETS = {"resnet50": models.resnet50, "resnet101": models.resnet101}
 VGG_CONFIGS = {"vgg16": "D", "vgg19": "E"}  # torchvision's names of the paper's tables (Simonyan and Zisserman)
 
 
@@ -48,7 +49,7 @@ class Backbone(nn.Module):
 
 
 def build_backbone(name: str, weights: str | None, inputs: int) -> Backbone:
-    """The backbone `name` (small, vgg16, vgg16_bn, vgg19, vgg19_bn or resnet50) for images of `inputs` channels.
+    """The backbone `name` (small, vgg…, vgg…_bn, resnet50 or resnet101) for images of `inputs` channels.
 
     `weights`: `imagenet`, a state-dict file, or None for random initialisation; errors as in `load_pretrained`.
     """
@@ -56,11 +57,11 @@ def build_backbone(name: str, weights: str | None, inputs: int) -> Backbone:
         backbone = _small(inputs)
         load_pretrained(backbone, name, weights)
         return backbone
-    body = _resnet() if name == "resnet50" else _vgg(name)
+    body = _resnet(name) if name in RESNETS else _vgg(name)
     load_pretrained(body, name, weights)
     first = next(module for module in body.modules() if isinstance(module, nn.Conv2d))
     first.weight, first.in_channels = nn.Parameter(adapt_inputs(first.weight.detach(), inputs)), inputs
-    return _resnet_stages(body) if name == "resnet50" else _vgg_stages(body)
+    return _resnet_stages(body) if name in RESNETS else _vgg_stages(body)
 
 
 def adapt_inputs(weight: Tensor, inputs: int) -> Tensor:
@@ -100,9 +101,9 @@ def _vgg_stages(body: nn.ModuleDict) -> Backbone:
     return Backbone(stages, VGG_CHANNELS)
 
 
-def _resnet() -> models.ResNet:
-    """torchvision's ResNet-50; the last batch norm of each residual block starts at zero, so the block as identity."""
-    body = models.resnet50(weights=None, num_classes=1, zero_init_residual=True)
+def _resnet(name: str) -> models.ResNet:
+    """torchvision's ResNet; the last batch norm of each residual block starts at zero, so the block as identity."""
+    body = RESNETS[name](weights=None, num_classes=1, zero_init_residual=True)
     del body.fc
     return body
 

@@ -4,9 +4,9 @@ A new family is one class with `loss_names`, `losses` and `predict`, and one lin
 its own business. Everything is in px of the stored slice, boxes are xyxy, pixel centres lie at whole numbers from 0.
 """
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class Targets(NamedTuple):
 
     boxes: list[Tensor]  # per image (n, 4) float32 px; n may be 0 and differ from image to image
     masks: list[Tensor] | None  # per image (n, S, S) bool or uint8, one per lesion, n as in `boxes`; None: no masks
+    negatives: list[Tensor] | None = None  # per image (m, 4) px: mined boxes off all lesions; None: none were mined
 
 
 class Prediction(NamedTuple):
@@ -37,16 +38,21 @@ class Prediction(NamedTuple):
     mask: Tensor | None  # (S, S) float32 lesion probability, where the family has one
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class DecodingSettings:
     """How a detector's output becomes boxes: values of the section `detect`, or training's own for its validation."""
 
     score_threshold: float  # boxes below it are dropped before non-maximum suppression
     topk_candidates: int  # boxes that each pyramid level (or other source) may contribute per image
-    nms_iou: float  # of two boxes with a greater IoU only the better one stays
+    nms_iou: float | None  # of two boxes with a greater IoU only the better one stays; None: the family's own
     detections_per_image: int
     calibrate: bool  # multiply scores by 1 + IoU with the predicted mask, where there is one (paper, sec. 2.2)
     mask_threshold: float  # probability above which a pixel belongs to the predicted mask
+    proposals: int = 300  # regions of an image that the second of two stages judges, where there are two
+
+    def with_nms_iou(self, usual: float) -> Self:
+        """These settings, with a family's `usual` IoU where none is chosen."""
+        return self if self.nms_iou is not None else dataclasses.replace(self, nms_iou=usual)
 
 
 class Detector(nn.Module):
@@ -87,6 +93,16 @@ class Float32Conv2d(nn.Conv2d):
     detections by their scores. In training autocast decides: a step orders nothing, its losses are computed in float32
     anyway, and this layer in float32 takes a fifth of the step.
     """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
+class Float32Linear(nn.Linear):
+    """As `Float32Conv2d`, for features without a place."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:

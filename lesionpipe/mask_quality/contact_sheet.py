@@ -115,7 +115,7 @@ def _with_trimap(plain: np.ndarray, label: WeakLabel, grid: PixelGrid, settings:
     """A panel with the trimap from which the chosen method (or else GrabCut) starts."""
     if label.points is None:
         return plain // 3
-    method = "grabcut" if settings.method == "ellipse" else settings.method
+    method = "grabcut" if settings.method in ("ellipse", "quarter-ellipses") else settings.method
     trimap = trimap_of(method, label, grid, settings.background_ellipse_factor)[:, :, None]
     panel = np.where(trimap == TRIMAP_BACKGROUND, plain // 3, plain)
     return np.where(trimap == TRIMAP_FOREGROUND, plain // 2 + np.array(SEED_COLOUR, np.uint8) // 2, panel)

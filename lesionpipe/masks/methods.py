@@ -4,7 +4,8 @@
 |---|---|---|---|
 | grabcut | the RECIST quadrilateral | outside the box, and beyond the RECIST ellipse times a factor | GrabCut |
 | box-dilation (Cai et al.) | the diameters, dilated | outside the extent of the diameters | GrabCut |
-| ellipse (Tang et al.) | – | – | the RECIST ellipse |
+| ellipse | – | – | the RECIST ellipse |
+| quarter-ellipses (Tang et al.) | – | – | a quarter ellipse between each two end points |
 
 Where a method fails: the ellipse, then the quadrilateral, then the ellipse inscribed in the box (`box-ellipse`), which
 needs no RECIST points. So every lesion has a mask of at least one px.
@@ -131,6 +132,10 @@ def _mask_of_crop(
         drawn = recist.draw_quadrilateral(usable_points(label), grid)
     elif method == "ellipse":
         drawn = recist.draw_ellipse(usable_points(label), grid)
+    elif method == "quarter-ellipses":
+        if recist.crossing(usable_points(label)) is None:
+            raise NoMask("diameters don't cross")
+        drawn = recist.draw_quarter_ellipses(usable_points(label), grid)
     else:
         drawn = _segmented(hu, label, crop, factor, settings)
     mask = grabcut.coarsened(drawn, factor)

@@ -36,8 +36,7 @@ def diameters(points: np.ndarray) -> tuple[float, float]:
 def draw_ellipse(points: np.ndarray, grid: PixelGrid, stretch: float = 1.0) -> np.ndarray:
     """Pixels whose centre lies in the ellipse of the end points: bool (h, w); none where a diameter has no length.
 
-    Its axes are the two diameters, `stretch` times as long and turned like the long one, around the end points' mean
-    (Tang et al.).
+    Its axes are the two diameters, `stretch` times as long and turned like the long one, around the end points' mean.
     """
     long, short = diameters(points)
     if min(long, short) <= 0:
@@ -46,6 +45,39 @@ def draw_ellipse(points: np.ndarray, grid: PixelGrid, stretch: float = 1.0) -> n
     dx, dy = grid.x[None, :] - x, grid.y[:, None] - y
     along, across = (dx * cos + dy * sin) / (long / 2 * stretch), (dy * cos - dx * sin) / (short / 2 * stretch)
     return along**2 + across**2 <= 1
+
+
+def crossing(points: np.ndarray) -> tuple[float, float] | None:
+    """Where the diameters cross: shares of the long and of the short one, from the first end; None: nowhere inside."""
+    long, short, between = points[1] - points[0], points[3] - points[2], points[2] - points[0]
+    area = _cross(long, short)
+    if area == 0:
+        return None
+    shares = float(_cross(between, short) / area), float(_cross(between, long) / area)
+    return shares if all(0 < share < 1 for share in shares) else None
+
+
+def draw_quarter_ellipses(points: np.ndarray, grid: PixelGrid) -> np.ndarray:
+    """Pixels inside four quarter ellipses, one between each two neighbouring end points: bool (h, w) (Tang et al.).
+
+    Their half axes reach from where the diameters cross to the end points, so that the outline passes through all four,
+    also where the diameters don't halve each other or aren't perpendicular (the axes are oblique then). Nothing where
+    the diameters don't cross.
+    """
+    shares = crossing(points)
+    if shares is None:
+        return np.zeros(grid.shape, bool)
+    long, short = points[1] - points[0], points[3] - points[2]
+    away = np.stack(np.meshgrid(grid.x, grid.y), axis=-1) - (points[0] + shares[0] * long)  # (h, w, 2)
+    along, across = _cross(away, short) / _cross(long, short), _cross(long, away) / _cross(long, short)
+    half_long = np.where(along < 0, shares[0], 1 - shares[0])  # in lengths of the diameter, as `along` is
+    half_short = np.where(across < 0, shares[1], 1 - shares[1])
+    return (along / half_long) ** 2 + (across / half_short) ** 2 <= 1
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """z of the cross product of vectors (…, 2), broadcast against each other."""
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
 def box_points(box: np.ndarray, margin: tuple[float, float]) -> np.ndarray:

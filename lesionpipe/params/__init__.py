@@ -53,6 +53,8 @@ def _complaint(error: dict) -> str:
         return f"{name}: missing; see presets/phantom.yaml for all parameters"
     if error["type"] == "value_error":
         answer = error["ctx"]["error"]
+        if not error["loc"]:  # it ties sections together, and names the parameter itself
+            return str(answer)
     elif name.startswith("dataset.parts."):
         answer = 'must be two digits in quotes, such as "01"'
     else:

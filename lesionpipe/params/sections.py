@@ -5,9 +5,9 @@ What a parameter means is said beside it in `params.yaml`.
 
 import itertools
 import math
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Value = TypeVar("Value")
 
@@ -69,6 +69,7 @@ class Phantom(Section):
     extra_test_patients: int = Field(ge=0, le=100)
     key_slices_per_patient: int = Field(ge=1, le=50)
     image_size: int = Field(ge=64, le=1024)
+    context_mm: float = Field(ge=2, le=100)
 
 
 class Download(Section):
@@ -97,7 +98,7 @@ class Preprocess(Section):
 
 
 class Masks(Section):
-    method: Literal["grabcut", "ellipse", "box-dilation"]
+    method: Literal["grabcut", "ellipse", "quarter-ellipses", "box-dilation"]
     crop_margin: float = Field(ge=0.1, le=10)
     background_ellipse_factor: float | None = Field(ge=1, le=10)
     full_slice: bool
@@ -131,8 +132,8 @@ class Anchors(Section):
 
 
 class Network(Section):
-    kind: Literal["retinanet"]
-    backbone: Literal["small", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet50"]
+    kind: Literal["retinanet", "faster-rcnn", "mask-rcnn", "3dce"]
+    backbone: Literal["small", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet50", "resnet101"]
     weights: str | None
     windows: Several[Interval[Hounsfield]]
     levels: Literal["P2-P6", "P3-P7"]
@@ -141,6 +142,8 @@ class Network(Section):
     head_channels: int = Field(ge=8, le=1024, multiple_of=8)
     mask_branch: bool
     attention: bool
+    stride: Literal[4, 8, 16]
+    hard_negative_class: bool
 
 
 class Train(Section):
@@ -158,6 +161,7 @@ class Train(Section):
     precision: Precision
     compile: bool
     channels_last: bool
+    hard_negatives: str | None
     flip: Fraction
     rotation_rad: float = Field(ge=0, le=3.15)
     shear_rad: float = Field(ge=0, le=1)
@@ -171,7 +175,8 @@ class Detect(Section):
     precision: Precision
     score_threshold: Fraction
     topk_candidates: int = Field(ge=1, le=1_000_000)
-    nms_iou: Fraction
+    proposals: int = Field(ge=1, le=100_000)
+    nms_iou: Fraction | None
     detections_per_image: int = Field(ge=1, le=1_000_000)
     calibrate: bool
     mask_threshold: Fraction
@@ -220,3 +225,25 @@ class Params(Section):
             if high <= bottom or low >= top:
                 raise ValueError(f"windows: [{low}, {high}] shows nothing of preprocess.hu = [{bottom}, {top}]")
         return network
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        """Rules that tie sections together; each message names the parameter to change."""
+        kind, slices, train = self.network.kind, self.preprocess.slices, self.train
+        reach = slices // 2 * self.preprocess.spacing_mm
+        if kind == "3dce" and slices % 6 != 3:
+            raise ValueError(f"preprocess.slices = {slices}: network.kind = 3dce needs 3, 9, 15, 21 or 27 of them")
+        if kind == "3dce" and self.dataset.source == "phantom" and self.phantom.context_mm < reach:
+            raise ValueError(f"phantom.context_mm = {self.phantom.context_mm:g}: {slices} slices need {reach:g} mm")
+        if kind != "retinanet" and self.network.levels != "P2-P6":
+            raise ValueError(
+                f"network.levels = {self.network.levels}: only network.kind = retinanet has them, not {kind}"
+            )
+        if kind == "retinanet" and train.hard_negatives:
+            raise ValueError(
+                f"train.hard_negatives = {train.hard_negatives}: network.kind = retinanet learns from all anchors "
+                "already; empty it"
+            )
+        if self.network.hard_negative_class and not train.hard_negatives:
+            raise ValueError("network.hard_negative_class = true: needs train.hard_negatives")
+        return self

@@ -146,7 +146,7 @@ def plan_patient(settings: Phantom, part: str, index: int) -> Patient:
         here = min(wanted, rng.integers(1, 4))
         scan = _random_scan(rng, number, len(scans) + 1, size, spacing)
         for _ in range(here):
-            scan = _with_key_slice(rng, scan, anatomy)
+            scan = _with_key_slice(rng, scan, anatomy, settings.context_mm)
         wanted -= len(scan.key_slices)
         scans.append(replace(scan, key_slices=tuple(sorted(scan.key_slices, key=lambda key: key.number))))
     age = int(np.clip(rng.normal(55, 15), 4, 87))
@@ -160,7 +160,7 @@ def _random_scan(rng: Generator, patient: int, study: int, size: int, spacing: f
     return Scan(patient, study, size, spacing, interval, offset, noise, Tissue(rng))
 
 
-def _with_key_slice(rng: Generator, scan: Scan, anatomy: Anatomy) -> Scan:
+def _with_key_slice(rng: Generator, scan: Scan, anatomy: Anatomy, context_mm: float) -> Scan:
     """The scan with one more key slice, or as it is where it has no room left (which its first one always has)."""
     size = lesions.diameters_mm(rng, SMALLEST_PX * scan.spacing)
     number_of_lesions = 1 + rng.choice(3, p=LESIONS_PER_SLICE)
@@ -177,7 +177,7 @@ def _with_key_slice(rng: Generator, scan: Scan, anatomy: Anatomy) -> Scan:
         level = LevelMap(anatomy, scan.tissue, scan.z(number), scan.spacing * scan.size)
         placed = _fit_lesions(rng, scan, level, number, kind, size, number_of_lesions)
         if placed:
-            key = KeySlice(number, tuple(placed), *_neighbours(rng, number, scan.interval))
+            key = KeySlice(number, tuple(placed), *_neighbours(rng, number, scan.interval, context_mm))
             return replace(scan, key_slices=(*scan.key_slices, key))
     raise RuntimeError(f"no place for a lesion of {size[0]:.0f} mm in patient {scan.patient}")
 
@@ -225,9 +225,11 @@ def _true_to_size(lesion: Lesion, scan: Scan, number: int, long_mm: float) -> Le
     return lesion
 
 
-def _neighbours(rng: Generator, number: int, interval: float) -> tuple[tuple[int, int], tuple[int, ...]]:
-    """Slice_range, and the slices in the archive: all that 2 mm either way need; one of them is sometimes missing."""
-    reach = int(np.ceil(2 / interval))
+def _neighbours(
+    rng: Generator, number: int, interval: float, context_mm: float
+) -> tuple[tuple[int, int], tuple[int, ...]]:
+    """Slice_range, and the slices in the archive: all that `context_mm` either way need; one is sometimes missing."""
+    reach = int(np.ceil(context_mm / interval))
     first, last = max(number - reach, 1), number + reach
     missing = rng.random()
     if missing < MISSING / 2:  # the scan ends here

@@ -11,12 +11,13 @@ from lesionpipe.anchors.grid import read_anchors
 from lesionpipe.core.bfloat16 import choose_arithmetic
 from lesionpipe.core.devices import choose_hardware
 from lesionpipe.core.errors import UserError
+from lesionpipe.data.hard_negatives import negatives_file, read_hard_negatives
 from lesionpipe.data.masks import MASKS_FOLDER, MaskStore
 from lesionpipe.data.stored.schema import counted_lesions, read_lesions
 from lesionpipe.data.stored.slice_writer import SLICES_FOLDER
 from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.detectors.backbones import weights_file
-from lesionpipe.detectors.build import build_detector
+from lesionpipe.detectors.build import build_detector, fixed_anchors
 from lesionpipe.params import Network, Preprocess, Runtime, Train
 from lesionpipe.train.dataset import AugmentationRanges, LesionDataset
 from lesionpipe.train.loop import Training, TrainingSettings
@@ -36,7 +37,9 @@ def build_training(
     """
     hardware = choose_hardware(runtime.device, runtime.devices, runtime.nodes, runtime.workers)
     arithmetic = choose_arithmetic(train.precision, hardware.device, training=True)
-    files, anchors = input_files(parts, network.weights), read_anchors(ANCHORS_FILE)
+    mined = negatives_file(train.hard_negatives)
+    files = [*input_files(parts, network.weights), *([mined] if mined else [])]
+    anchors = fixed_anchors(network, preprocess.image_size) or read_anchors(ANCHORS_FILE)
     torch.manual_seed(train.seed)
     detector = build_detector(network, preprocess, anchors)
     if train.batch_size % hardware.processes:
@@ -74,8 +77,11 @@ def _datasets(
             raise UserError(
                 f"{SLICES_FOLDER}: slices of shape {shape}, params.yaml asks for {wanted}; run `dvc repro preprocess`"
             )
-        masked = with_masks and split == "train"
-        datasets.append(LesionDataset(slices, counted, masks, ranges, train.seed, preprocess.hu[0], masked))
+        training = split == "train"
+        mined = negatives_file(train.hard_negatives) if training else None
+        negatives = None if mined is None else read_hard_negatives(mined, slices.index)
+        augmentation = ranges, train.seed, preprocess.hu[0]
+        datasets.append(LesionDataset(slices, counted, masks, *augmentation, with_masks and training, negatives))
     return tuple(datasets)
 
 

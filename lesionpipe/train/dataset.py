@@ -56,6 +56,7 @@ class LesionDataset(Dataset):
         masks: read for the samples' masks (if `with_masks`) and for lesions without RECIST points.
         ranges, seed: of the augmentation.
         air: HU of what lies outside the image, the lower end of the clipping range.
+        negatives: rows of `data.hard_negatives.read_hard_negatives`, with which augmented samples come.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class LesionDataset(Dataset):
         seed: int,
         air: int,
         with_masks: bool,
+        negatives: pd.DataFrame | None = None,
     ):
         self.slices, self.masks, self.ranges = slices, masks, ranges
         self.seed, self.air, self.with_masks = seed, air, with_masks
         self._keys, self._parts, self._rows = (slices.index[name].tolist() for name in ("file_name", "part", "row"))
         self._lesions = lesions_of_slices(slices.index, lesions)
+        self._negatives = None if negatives is None else _boxes_of_slices(slices.index, negatives)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -91,7 +94,9 @@ class LesionDataset(Dataset):
         moved = [transform_box(box, _points(lesions, i, masks), matrix) for i, box in enumerate(lesions.boxes)]
         boxes, inside = keep_inside(np.array(moved).reshape(-1, 4), side)
         masks = warp_masks(masks[inside], matrix) if self.with_masks else None
-        return Sample(self._keys[index], warp_slices(hu, matrix, self.air), boxes[inside].astype(np.float32), masks)
+        boxes, hu = boxes[inside].astype(np.float32), warp_slices(hu, matrix, self.air)
+        negatives = None if self._negatives is None else _moved(self._negatives[index], matrix, side)
+        return Sample(self._keys[index], hu, boxes, masks, negatives)
 
     def _masks(self, index: int) -> np.ndarray:
         """bool (n, S, S), one per lesion of the slice; empty for a lesion that has none in the store."""
@@ -110,6 +115,20 @@ def lesions_of_slices(index: pd.DataFrame, lesions: pd.DataFrame) -> list[SliceL
         boxes, recist = (to_stored(own[columns].to_numpy(np.float64), *scale) for columns in (BOX, RECIST))
         found.append(SliceLesions(own["lesion"].to_numpy(), boxes, recist.reshape(-1, 4, 2)))
     return found
+
+
+def _boxes_of_slices(index: pd.DataFrame, table: pd.DataFrame) -> list[np.ndarray]:
+    """The boxes (m, 4) of a table in stored px of each slice in `index`."""
+    rows = dict(iter(table.groupby("file_name", sort=False)))
+    slices = index[["file_name", "scale_x", "scale_y"]].itertuples(index=False)
+    return [to_stored(rows.get(name, table.iloc[:0])[BOX].to_numpy(np.float64), *scale) for name, *scale in slices]
+
+
+def _moved(boxes: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
+    """Boxes (m, 4) of nothing known around the ellipses in them, after the transform; those inside the image."""
+    moved = [transform_box(box, ellipse_points(box), matrix) for box in boxes]
+    kept, inside = keep_inside(np.array(moved).reshape(-1, 4), side)
+    return kept[inside].astype(np.float32)
 
 
 def _points(lesions: SliceLesions, i: int, masks: np.ndarray | None) -> np.ndarray:

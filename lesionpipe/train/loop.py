@@ -179,7 +179,7 @@ def _batches_of_epoch(fabric: Fabric, batches: DataLoader, settings: TrainingSet
 def batch_losses(model: nn.Module, batch: Batch, settings: TrainingSettings) -> dict[str, Tensor]:
     """`total`, the weighted sum of the losses of `model`, a detector, and its parts: scalars."""
     masks = None if batch.masks is None else list(batch.masks.split(batch.counts))
-    targets = Targets(list(batch.boxes.split(batch.counts)), masks)
+    targets = Targets(list(batch.boxes.split(batch.counts)), masks, batch.negatives)
     images = prepare(batch.hu, settings.hu, settings.channels_last)
     with autocast(images.device, settings.arithmetic.bf16):
         parts = model.losses(images, targets, share_counts)

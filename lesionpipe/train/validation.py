@@ -14,10 +14,11 @@ from lesionpipe.train.processes import copy_buffers_of_first, gather_lists
 VALIDATION = DecodingSettings(
     score_threshold=0.01,
     topk_candidates=300,
-    nms_iou=0.5,
+    nms_iou=None,
     detections_per_image=100,
     calibrate=False,
     mask_threshold=0.5,
+    proposals=100,
 )
 
 

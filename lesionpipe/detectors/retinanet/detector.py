@@ -15,6 +15,7 @@ from lesionpipe.detectors.retinanet.network import MapNetwork, Pyramid, Segmenta
 from lesionpipe.detectors.windows import Windows
 from lesionpipe.params import Network, Preprocess
 
+NMS_IOU = 0.5  # RetinaNet's
 MASK_LEVEL = 2  # the pyramid level that the segmentation branch starts from
 
 
@@ -42,7 +43,8 @@ class RetinaNet(Detector):
         self, images: Tensor, settings: DecodingSettings, recist_margin: float | Tensor = 0.0
     ) -> list[Prediction]:
         raw = self.network(images)
-        return decode_maps(raw, self._anchors_of(images), settings, tuple(images.shape[-2:]), recist_margin)
+        settings, size = settings.with_nms_iou(NMS_IOU), tuple(images.shape[-2:])
+        return decode_maps(raw, self._anchors_of(images), settings, size, recist_margin)
 
     def compile(self) -> None:
         """Compile the network alone: matching and decoding have shapes that depend on the data."""
