@@ -26,7 +26,7 @@ def network_of(kind):
 def test_an_interrupted_training_ends_with_the_weights_and_detections_of_an_undisturbed_one(
     tmp_path, monkeypatch, kind, capsys
 ):
-    results, plain = [], loop._save
+    results, plain = [], loop.save_state
 
     def stop_after_saving(*state):
         plain(*state)
@@ -36,10 +36,10 @@ def test_an_interrupted_training_ends_with_the_weights_and_detections_of_an_undi
     for name in ("undisturbed", "interrupted"):
         (tmp_path / name).mkdir()
         if name == "interrupted":
-            monkeypatch.setattr(loop, "_save", stop_after_saving)
+            monkeypatch.setattr(loop, "save_state", stop_after_saving)
             with pytest.raises(KeyboardInterrupt):
                 train(tmp_path / name, monkeypatch, **changes)
-            monkeypatch.setattr(loop, "_save", plain)
+            monkeypatch.setattr(loop, "save_state", plain)
         training, history = train(tmp_path / name, monkeypatch, **changes)
         save_model("model.safetensors", training.detector, training.anchors, training.parameters)
         results.append(
