@@ -188,13 +188,12 @@ def test_with_vgg_the_parameters_are_those_of_the_published_networks(kind, megas
     assert sum(p.numel() for p in detector.parameters()) / 1e6 == pytest.approx(megas, abs=0.02)
 
 
-@pytest.mark.parametrize(("kind", "per_cell", "sides"), [("faster-rcnn", 15, (16, 96)), ("mask-rcnn", 3, (16, 256))])
-def test_anchors_scale_with_the_slice(kind, per_cell, sides):
-    params = NETWORK.model_copy(update={"kind": kind, "stride": 8})
-    for size, factor in ((512, 1), (256, 0.5)):
-        anchors = fixed_anchors(params, size)
+@pytest.mark.parametrize(("size", "factor"), [(512, 1), (256, 0.5)])
+def test_anchors_of_a_trunk_scale_with_the_slice_those_of_a_pyramid_with_its_strides(size, factor):
+    for kind, per_cell, sides in (("faster-rcnn", 15, (16 * factor, 96 * factor)), ("mask-rcnn", 6, (8, 256))):
+        anchors = fixed_anchors(NETWORK.model_copy(update={"kind": kind, "stride": 8}), size)
         boxes = torch.from_numpy(anchors_for(anchors, size, size))
         side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
         assert anchors.per_cell == per_cell
-        assert (float(side.min()), float(side.max())) == pytest.approx((sides[0] * factor, sides[1] * factor))
-    assert fixed_anchors(NETWORK.model_copy(update={"kind": "retinanet"}), 512) is None
+        assert (float(side.min()), float(side.max())) == pytest.approx(sides)
+    assert fixed_anchors(NETWORK.model_copy(update={"kind": "retinanet"}), size) is None

@@ -26,17 +26,15 @@ CONNECTED_WIDTH = 4  # of the connected layers, times the channels of the maps
 RATIOS = (0.5, 1.0, 2.0)
 TRUNK_SIZE_PX, TRUNK_SCALES = 8.0, (2.0, 3.0, 4.0, 6.0, 12.0)  # 16 … 96 px of a 512 px slice (3DCE)
 PYRAMID_LEVELS = (2, 3, 4, 5, 6)
-PYRAMID_SIZE = 4  # times the stride of each level, in px of a 512 px slice
+PYRAMID_SIZE, PYRAMID_SCALES = 4.0, (0.5, 1.0)  # strides; so each size stands on two levels, but for the ends
 
 
 def region_anchors(kind: str, stride: int, image_size: int) -> AnchorSet:
     """The fixed anchors of a kind, in px of the stored slice; `stride` is that of a trunk."""
     if kind == "mask-rcnn":
         strides = strides_of(PYRAMID_LEVELS)
-        anchors = AnchorSet(tuple(float(PYRAMID_SIZE * step) for step in strides), (1.0,), RATIOS, strides)
-    else:
-        anchors = AnchorSet((TRUNK_SIZE_PX,), TRUNK_SCALES, RATIOS, (stride,))
-    return anchors.scaled(image_size / 512)
+        return AnchorSet(tuple(PYRAMID_SIZE * step for step in strides), PYRAMID_SCALES, RATIOS, strides)
+    return AnchorSet((TRUNK_SIZE_PX,), TRUNK_SCALES, RATIOS, (stride,)).scaled(image_size / 512)
 
 
 def build_faster_rcnn(params: Network, preprocess: Preprocess, anchors: AnchorSet) -> RegionDetector:
