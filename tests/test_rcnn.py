@@ -12,12 +12,10 @@ from lesionpipe.detectors.backbones import build_backbone
 from lesionpipe.detectors.build import build_detector, fixed_anchors
 from lesionpipe.detectors.interface import DecodingSettings, Targets, single_process
 from lesionpipe.detectors.rcnn.features import ContextMaps, Trunk
-from lesionpipe.detectors.windows import Windows
 from lesionpipe.params import load_params
 
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
 NETWORK = PARAMS.network
-NO_WINDOWS = Windows((), PARAMS.preprocess.hu)
 KINDS = ("faster-rcnn", "mask-rcnn", "3dce")
 BACKBONES = ("small", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet50", "resnet101")
 DECODING = DecodingSettings(0.0, 1000, 0.5, 20, calibrate=True, mask_threshold=0.5, proposals=50)
@@ -144,7 +142,7 @@ def test_coordinates_are_exact_to_a_tenth_of_a_px_in_bf16(kind):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("stride", [4, 8, 16])
 def test_a_trunk_keeps_the_side_once_it_has_its_stride(backbone, stride):
-    trunk = Trunk(NO_WINDOWS, build_backbone(backbone, None, 3), stride).eval()
+    trunk = Trunk(build_backbone(backbone, None, 3), stride).eval()
     with torch.no_grad():
         features = trunk(images_of(1))
     assert features.shape == (1, trunk.channels, SIDE // stride, SIDE // stride)
@@ -154,7 +152,7 @@ def test_a_trunk_keeps_the_side_once_it_has_its_stride(backbone, stride):
 def test_vgg_at_stride_8_is_torchvisions_without_its_last_two_poolings():
     backbone = build_backbone("vgg16", None, 3)
     convolutions = [m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d)]
-    trunk = Trunk(NO_WINDOWS, backbone, 8)
+    trunk = Trunk(backbone, 8)
     assert sum(isinstance(m, torch.nn.MaxPool2d) for m in trunk.modules()) == 3
     assert [m for m in trunk.modules() if isinstance(m, torch.nn.Conv2d)] == convolutions
     assert sum(p.numel() for p in trunk.parameters()) == 14_714_688  # as that of 3DCE
@@ -162,7 +160,7 @@ def test_vgg_at_stride_8_is_torchvisions_without_its_last_two_poolings():
 
 def test_3dce_looks_at_disjoint_triples_and_proposes_on_the_middle_one():
     """A trunk that keeps one slice's mean: maps of image q come from slices 3 q … 3 q + 2 alone."""
-    features = ContextMaps(Trunk(NO_WINDOWS, build_backbone("small", None, 3), 8), bins=7, depth=10).eval()
+    features = ContextMaps(Trunk(build_backbone("small", None, 3), 8), count=3, bins=7, depth=10).eval()
     images = images_of(2, slices=9)
     changed = images.clone()
     changed[:, 7] += 1  # of the last triple
@@ -172,6 +170,15 @@ def test_3dce_looks_at_disjoint_triples_and_proposes_on_the_middle_one():
     torch.testing.assert_close(before.proposing[0], alone)
     same = (before.judging[0] == after.judging[0]).all(dim=(0, 2, 3))
     assert same[:980].all() and not same[980:].any()
+
+
+def test_each_image_of_3dce_gets_its_own_slices_windows():
+    """Nine slices, then the nine in a window: image q sees slices 3 q … 3 q + 2 of either."""
+    features = ContextMaps(Trunk(build_backbone("small", None, 6), 8), count=3, bins=7, depth=10).eval()
+    images = images_of(1, slices=18)
+    with torch.no_grad():
+        alone = features.trunk(torch.cat([images[:, 3:6], images[:, 12:15]], dim=1))
+        torch.testing.assert_close(features(images).proposing[0], alone)
 
 
 @pytest.mark.parametrize(("slices", "images"), [(3, 1), (9, 3), (15, 5)])

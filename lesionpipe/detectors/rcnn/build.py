@@ -39,45 +39,40 @@ def region_anchors(kind: str, stride: int, image_size: int) -> AnchorSet:
 
 def build_faster_rcnn(params: Network, preprocess: Preprocess, anchors: AnchorSet) -> RegionDetector:
     """Faster R-CNN; arguments and errors as in `build_detector`."""
-    trunk, size = _trunk(params, preprocess, preprocess.slices), preprocess.image_size
+    trunk, size = Trunk(_backbone(params, preprocess.slices), params.stride), preprocess.image_size
     pool = AlignedPool(BINS, [params.stride], size / 512)
     head = RegionHead(pool, trunk.channels * BINS**2, CONNECTED_WIDTH * trunk.channels, 2, 0.5, _classes(params))
     proposal_head = ProposalHead(trunk.channels, params.head_channels, anchors.per_cell)
-    return RegionDetector(SingleMap(trunk), proposal_head, head, None, anchors, size, 32, nms_iou=0.3)
+    parts = Windows(params.windows, preprocess.hu), SingleMap(trunk), proposal_head, head, None
+    return RegionDetector(*parts, anchors, size, sampled_regions=32, nms_iou=0.3)
 
 
 def build_mask_rcnn(params: Network, preprocess: Preprocess, anchors: AnchorSet) -> RegionDetector:
     """Mask R-CNN; arguments and errors as in `build_detector`."""
     channels, size = params.channels, preprocess.image_size
-    features = PyramidMaps(*_windows_and_backbone(params, preprocess, preprocess.slices), channels)
+    features = PyramidMaps(_backbone(params, preprocess.slices), channels)
     judging = anchors.strides[:-1], size / 512
     pool, mask_pool = AlignedPool(BINS, *judging), AlignedPool(MASK_BINS, *judging)
     head = RegionHead(pool, channels * BINS**2, CONNECTED_WIDTH * channels, 2, 0.0, _classes(params))
-    proposal_head, mask_head = (
-        ProposalHead(channels, params.head_channels, anchors.per_cell),
-        MaskHead(mask_pool, channels),
-    )
-    return RegionDetector(features, proposal_head, head, mask_head, anchors, size, 64, nms_iou=0.5)
+    proposal_head = ProposalHead(channels, params.head_channels, anchors.per_cell)
+    parts = Windows(params.windows, preprocess.hu), features, proposal_head, head, MaskHead(mask_pool, channels)
+    return RegionDetector(*parts, anchors, size, sampled_regions=64, nms_iou=0.5)
 
 
 def build_3dce(params: Network, preprocess: Preprocess, anchors: AnchorSet) -> RegionDetector:
     """3DCE, each three slices one of its M images; arguments and errors as in `build_detector`."""
-    trunk = _trunk(params, preprocess, IMAGE_SLICES)
-    inputs, width = preprocess.slices // IMAGE_SLICES * DEPTH * BINS**2, CONNECTED_WIDTH * trunk.channels
+    trunk, count = Trunk(_backbone(params, IMAGE_SLICES), params.stride), preprocess.slices // IMAGE_SLICES
+    inputs, width = count * DEPTH * BINS**2, CONNECTED_WIDTH * trunk.channels
     head = RegionHead(SensitivePool(BINS, params.stride), inputs, width, 1, 0.0, _classes(params))
     proposal_head = ProposalHead(trunk.channels, params.head_channels, anchors.per_cell)
-    features = ContextMaps(trunk, BINS, DEPTH)
-    return RegionDetector(features, proposal_head, head, None, anchors, preprocess.image_size, 32, nms_iou=0.3)
+    features = ContextMaps(trunk, count, BINS, DEPTH)
+    parts = Windows(params.windows, preprocess.hu), features, proposal_head, head, None
+    return RegionDetector(*parts, anchors, preprocess.image_size, sampled_regions=32, nms_iou=0.3)
 
 
-def _trunk(params: Network, preprocess: Preprocess, slices: int) -> Trunk:
-    return Trunk(*_windows_and_backbone(params, preprocess, slices), params.stride)
-
-
-def _windows_and_backbone(params: Network, preprocess: Preprocess, slices: int) -> tuple[Windows, Backbone]:
-    """For images of `slices` slices."""
-    windows = Windows(params.windows, preprocess.hu)
-    return windows, build_backbone(params.backbone, params.weights, slices * (1 + len(params.windows)))
+def _backbone(params: Network, slices: int) -> Backbone:
+    """For images of so many slices, each once more in each window."""
+    return build_backbone(params.backbone, params.weights, slices * (1 + len(params.windows)))
 
 
 def _classes(params: Network) -> int:

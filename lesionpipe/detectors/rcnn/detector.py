@@ -10,10 +10,12 @@ from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
 from lesionpipe.anchors.grid import HALF_PIXEL, AnchorSet, anchors_for
 from lesionpipe.detectors.interface import DecodingSettings, Detector, Prediction, Share, Targets
+from lesionpipe.detectors.rcnn.features import RegionMaps
 from lesionpipe.detectors.rcnn.heads import MaskHead, RegionHead, lesion_probability
 from lesionpipe.detectors.rcnn.proposals import CODER, ProposalHead, proposal_losses, select_proposals
 from lesionpipe.detectors.rcnn.regions import mask_loss_sum, region_losses, sample_regions
 from lesionpipe.detectors.rcnn.sampling import image_generators
+from lesionpipe.detectors.windows import Windows
 
 TRAINING_CANDIDATES, TRAINING_PROPOSALS = 2000, 2000  # torchvision's; 3DCE lets 12,000 of its one map enter
 SMALLEST_PROPOSAL_PX = 8  # of a 512 px slice (3DCE)
@@ -23,7 +25,8 @@ class RegionDetector(Detector):
     """A detector in two stages.
 
     Args:
-        features: images -> `RegionMaps`.
+        windows: images -> the same with HU windows as further channels.
+        features: these -> `RegionMaps`.
         proposal_head: first stage.
         region_head: second stage.
         mask_head: a further one that is only trained, or None.
@@ -35,6 +38,7 @@ class RegionDetector(Detector):
 
     def __init__(
         self,
+        windows: Windows,
         features: nn.Module,
         proposal_head: ProposalHead,
         region_head: RegionHead,
@@ -45,7 +49,8 @@ class RegionDetector(Detector):
         nms_iou: float,
     ) -> None:
         super().__init__()
-        self.features, self.proposal_head, self.region_head = features, proposal_head, region_head
+        self.windows, self.features = windows, features
+        self.proposal_head, self.region_head = proposal_head, region_head
         self.mask_head = mask_head
         self.anchor_set, self.image_size = anchor_set, image_size
         self.sampled_regions, self.nms_iou = sampled_regions, nms_iou
@@ -62,7 +67,7 @@ class RegionDetector(Detector):
         size, anchors = tuple(images.shape[-2:]), self._anchors_of(images)
         lesions = [boxes.to(anchors) + HALF_PIXEL for boxes in targets.boxes]
         mined = [boxes.to(anchors) + HALF_PIXEL for boxes in targets.negatives or [anchors[:0]] * len(images)]
-        maps = self.features(images)
+        maps = self._maps(images)
         raw = self.proposal_head(maps.proposing)
         candidates = TRAINING_CANDIDATES, TRAINING_PROPOSALS, self.smallest_proposal
         proposals = select_proposals(raw, anchors, size, *candidates)
@@ -84,7 +89,7 @@ class RegionDetector(Detector):
     ) -> list[Prediction]:
         size, anchors = tuple(images.shape[-2:]), self._anchors_of(images)
         settings = settings.with_nms_iou(self.nms_iou)
-        maps = self.features(images.to(next(self.parameters()).dtype))
+        maps = self._maps(images)
         raw = self.proposal_head(maps.proposing)
         limits = settings.topk_candidates, settings.proposals, self.smallest_proposal
         proposals = select_proposals(raw, anchors, size, *limits)
@@ -97,6 +102,9 @@ class RegionDetector(Detector):
     def compile(self) -> None:
         """Compile the features alone: the regions' number and place depend on the image."""
         self.features.compile()
+
+    def _maps(self, images: Tensor) -> RegionMaps:
+        return self.features(self.windows(images).to(next(self.parameters()).dtype))
 
     def _make_anchors(self, height: int, width: int) -> Tensor:
         """(A, 4) in the frame where pixel i covers [i, i + 1)."""

@@ -11,7 +11,6 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from lesionpipe.detectors.backbones import Backbone
-from lesionpipe.detectors.windows import Windows
 
 WIDEST = 512  # channels of VGG's last features; ResNet's 2,048 would make a first connected layer of 200 M weights
 IMAGE_SLICES = 3  # that 3DCE's trunk sees at once
@@ -25,19 +24,17 @@ class RegionMaps(NamedTuple):
 
 
 class Trunk(nn.Module):
-    """HU windows, then a backbone whose last features have a small stride, and at most `WIDEST` channels.
+    """A backbone whose last features have a small stride, and at most `WIDEST` channels.
 
     Args:
-        windows: images of n channels -> of the backbone's.
         backbone: its stages that would halve the side once more are changed to keep it, in place.
         stride: a power of two, px.
     """
 
-    def __init__(self, windows: Windows, backbone: Backbone, stride: int) -> None:
+    def __init__(self, backbone: Backbone, stride: int) -> None:
         super().__init__()
         halving = stride.bit_length() - 1
-        stages = *backbone.stages[:halving], *map(_keeping_side, backbone.stages[halving:])
-        self.stages = nn.Sequential(windows, *stages)
+        self.stages = nn.Sequential(*backbone.stages[:halving], *map(_keeping_side, backbone.stages[halving:]))
         self.channels = min(backbone.channels[-1], WIDEST)
         if backbone.channels[-1] > WIDEST:
             self.stages.append(nn.Conv2d(backbone.channels[-1], WIDEST, 1))
@@ -45,7 +42,7 @@ class Trunk(nn.Module):
             nn.init.zeros_(self.stages[-1].bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, slices, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride))."""
+        """Images (B, inputs, H, W) -> (B, channels, ceil(H / stride), ceil(W / stride))."""
         return self.stages(images)
 
 
@@ -73,18 +70,17 @@ class PyramidMaps(nn.Module):
     """Mask R-CNN's: P2 … P5 for judging, with P6, every second value of P5, for proposing.
 
     Args:
-        windows: images of n channels -> of the backbone's.
         backbone: gives C1 … C5.
         channels: of every level.
     """
 
-    def __init__(self, windows: Windows, backbone: Backbone, channels: int) -> None:
+    def __init__(self, backbone: Backbone, channels: int) -> None:
         super().__init__()
-        self.windows, self.backbone = windows, backbone
+        self.backbone = backbone
         self.pyramid = FeaturePyramidNetwork(list(backbone.channels[1:]), channels, extra_blocks=LastLevelMaxPool())
 
     def forward(self, images: Tensor) -> RegionMaps:
-        levels = dict(enumerate(self.backbone(self.windows(images))[1:]))
+        levels = dict(enumerate(self.backbone(images)[1:]))
         pyramid = list(self.pyramid(levels).values())
         return RegionMaps(pyramid, pyramid[:-1])
 
@@ -96,21 +92,25 @@ class ContextMaps(nn.Module):
     all images share makes `bins`² x `depth` channels of each, and the images' channels are put one after the other.
 
     Args:
-        trunk: for three slices.
+        trunk: for three slices, with their windows.
+        count: M.
         bins: along each side of a pooled region.
         depth: channels per bin and image.
     """
 
-    def __init__(self, trunk: Trunk, bins: int, depth: int) -> None:
+    def __init__(self, trunk: Trunk, count: int, bins: int, depth: int) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.trunk, self.count = trunk, count
         self.sensitive = nn.Conv2d(trunk.channels, bins * bins * depth, 1)
         nn.init.normal_(self.sensitive.weight, std=0.01)
         nn.init.zeros_(self.sensitive.bias)
 
     def forward(self, images: Tensor) -> RegionMaps:
-        batch, slices, height, width = images.shape
-        count = slices // IMAGE_SLICES  # M
-        maps = self.trunk(images.reshape(batch * count, IMAGE_SLICES, height, width))  # (B M, C, h, w)
+        """Images (B, windows * 3 M, H, W): all slices in the whole range of HU, then all in the first window …"""
+        batch, side = len(images), images.shape[-2:]
+        by_image = images.reshape(batch, -1, self.count, IMAGE_SLICES, *side).transpose(
+            1, 2
+        )  # (B, M, windows, 3, H, W)
+        maps = self.trunk(by_image.reshape(batch * self.count, -1, *side))  # (B M, C, h, w)
         fused = self.sensitive(maps).reshape(batch, -1, *maps.shape[-2:])  # (B, M bins² depth, h, w)
-        return RegionMaps([maps[count // 2 :: count]], [fused])
+        return RegionMaps([maps[self.count // 2 :: self.count]], [fused])
