@@ -105,6 +105,6 @@ def test_the_command_mines_the_training_slices(toy):
     save_model("data/model.safetensors", training.detector, training.anchors, training.parameters)
     done = CliRunner().invoke(app, ["mine", "--score", "0", "--per-slice", "3"])
     assert done.exit_code == 0, done.output
-    mined = read_hard_negatives(FILE, training.slices.slices.index)
+    mined = read_hard_negatives(Path("data/mined.csv"), training.slices.slices.index)
     assert mined["file_name"].value_counts().max() == 3 and set(mined["split"]) == {"train"}
-    assert f"of 12 training slices; train.hard_negatives: {FILE}" in done.output
+    assert "of 12 training slices\n" in done.output and f"train.hard_negatives: {FILE}" in done.output

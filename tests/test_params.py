@@ -36,7 +36,7 @@ def changed(root, tmp_path, section, **values):
         ("train", {"learning_rat": 1}, ["train.learning_rat", "unknown parameter"]),
         ("network", {"backbone": "vgg20"}, ["network.backbone", "'vgg20'", "'vgg19'"]),
         ("network", {"windows": [[240, -160]]}, ["network.windows.0 = [240, -160]", "rise"]),
-        ("network", {"windows": [[-1350, 150], [1050, 2000]]}, ["network", "windows: [1050, 2000]", "[-1024, 1050]"]),
+        ("network", {"windows": [[-1350, 150], [1050, 2000]]}, ["network.windows = [1050, 2000]", "[-1024, 1050]"]),
         ("preprocess", {"slices": 4}, ["preprocess.slices", "4", "odd"]),
         ("preprocess", {"hu": [10, 5]}, ["preprocess.hu", "[10, 5]", "rise"]),
         ("preprocess", {"image_size": 200}, ["preprocess.image_size", "200", "32"]),

@@ -17,7 +17,7 @@ from lesionpipe.params import load_params
 
 
 def mine(
-    file: Annotated[Path, typer.Argument(help="Where to write.")] = NEGATIVES_FOLDER / "mined.csv",
+    file: Annotated[Path, typer.Argument(help="Where to write.")] = Path("data/mined.csv"),
     model: Annotated[Path, typer.Option(help="The trained model.")] = MODEL,
     score: Annotated[float, typer.Option(help="Least score of a box.", min=0)] = 0.5,
     iou: Annotated[float, typer.Option(help="Largest IoU with any lesion.", min=0, max=1)] = 0.1,
@@ -25,7 +25,8 @@ def mine(
 ) -> None:
     """Write hard negatives: boxes that a model takes for lesions in the training slices, and that are none.
 
-    Name the file in train.hard_negatives and train again.
+    Copy the file into data/inputs/negatives, name it in train.hard_negatives and train again. DVC counts all that lies
+    in that folder as an input of the training, so it is not written there unasked.
     """
     params = load_params()
     runtime = params.runtime
@@ -41,4 +42,5 @@ def mine(
     file.parent.mkdir(parents=True, exist_ok=True)
     write_csv(file, mined)
     slices = mined["file_name"].nunique()
-    print(f"{file}: {len(mined)} boxes in {slices} of {found.images} training slices; train.hard_negatives: {file}")
+    print(f"{file}: {len(mined)} boxes in {slices} of {found.images} training slices")
+    print(f"to train with them: cp {file} {NEGATIVES_FOLDER}; train.hard_negatives: {NEGATIVES_FOLDER / file.name}")

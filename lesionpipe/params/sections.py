@@ -4,7 +4,6 @@ What a parameter means is said beside it in `params.yaml`.
 """
 
 import itertools
-import math
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -217,20 +216,16 @@ class Params(Section):
     evaluate: Evaluate
     runtime: Runtime
 
-    @field_validator("network")
-    @classmethod
-    def _windows_show_something(cls, network: Network, others: ValidationInfo) -> Network:
-        bottom, top = others.data["preprocess"].hu if "preprocess" in others.data else (-math.inf, math.inf)
-        for low, high in network.windows:
-            if high <= bottom or low >= top:
-                raise ValueError(f"windows: [{low}, {high}] shows nothing of preprocess.hu = [{bottom}, {top}]")
-        return network
-
     @model_validator(mode="after")
     def _go_together(self) -> Self:
         """Rules that tie sections together; each message names the parameter to change."""
         kind, slices, train = self.network.kind, self.preprocess.slices, self.train
         reach = slices // 2 * self.preprocess.spacing_mm
+        bottom, top = self.preprocess.hu
+        for low, high in self.network.windows:
+            if high <= bottom or low >= top:
+                hu = f"preprocess.hu = [{bottom}, {top}]"
+                raise ValueError(f"network.windows = [{low}, {high}]: shows nothing of {hu}")
         if kind == "3dce" and slices % 6 != 3:
             raise ValueError(f"preprocess.slices = {slices}: network.kind = 3dce needs 3, 9, 15, 21 or 27 of them")
         if kind == "3dce" and self.dataset.source == "phantom" and self.phantom.context_mm < reach:
