@@ -61,8 +61,9 @@ def test_one_switch_changes_the_kind(tmp_path, kind):
 
 @pytest.mark.parametrize(("slices", "context"), [(3, 2), (9, 8), (15, 14), (27, 26)])
 def test_3dce_takes_as_many_slices_as_the_phantom_is_deep(tmp_path, slices, context):
-    load(tmp_path, network={"kind": "3dce"}, preprocess={"slices": slices}, phantom={"context_mm": context})
-    load(tmp_path, network={"kind": "3dce"}, preprocess={"slices": slices}, dataset={"source": "nih"})
+    changes = {"network": {"kind": "3dce"}, "preprocess": {"slices": slices}}
+    assert load(tmp_path, **changes, phantom={"context_mm": context}).preprocess.slices == slices
+    assert load(tmp_path, **changes, dataset={"source": "nih"}).preprocess.slices == slices
 
 
 def test_what_has_no_effect_is_a_parameter_or_a_section():

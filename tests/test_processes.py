@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from toy_set import ROOT, write_toy_set
-from train_stage import ENVIRONMENT, send_to_group, start_stage, training_of, wait_for
+from train_stage import ENVIRONMENT, check_gradients_of_two_processes, send_to_group, start_stage, training_of, wait_for
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.train import loop, processes
@@ -40,18 +40,7 @@ if __name__ == "__main__":
 def test_two_processes_give_the_gradients_of_one_with_the_doubled_batch(tmp_path):
     """The batch holds all 12 slices of the toy set, so both see the same images: 12, or 6 and 6."""
     write_toy_set(tmp_path, train={"epochs": 1, "batch_size": 12, "gradient_clip_norm": None})
-    runs = []
-    for number in (1, 2):
-        gradients = tmp_path / f"gradients{number}.pt"
-        command = [sys.executable, str(ROOT / "tests/gradients_job.py"), str(number), str(gradients)]
-        done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        shutil.rmtree(tmp_path / "scratch")
-        runs.append((torch.load(gradients, weights_only=True), json.loads(done.stdout.splitlines()[-1])))
-    (one, row), (two, other) = runs
-    for name, value in one.items():  # sums over 50,000 pixels in another order
-        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-3 * float(value.abs().max()), msg=name)
-    assert other[0] == pytest.approx(row[0], rel=1e-4)
+    check_gradients_of_two_processes(tmp_path, timeout=120)
 
 
 def test_counts_of_a_single_process_are_at_least_one():

@@ -1,14 +1,9 @@
 """Two-stage detectors in the training loop: resumed to the same bytes, and in two processes as in one."""
 
-import json
-import shutil
-import subprocess
-import sys
-
 import pytest
 import torch
-from toy_set import ROOT, write_toy_set
-from train_stage import ENVIRONMENT, train, training_of
+from toy_set import write_toy_set
+from train_stage import check_gradients_of_two_processes, train, training_of
 
 from lesionpipe.detectors.checkpoint import load_model, save_model
 from lesionpipe.detectors.interface import DecodingSettings
@@ -58,18 +53,7 @@ def test_an_interrupted_training_ends_with_the_weights_and_detections_of_an_undi
 def test_two_processes_give_the_gradients_of_one(tmp_path, kind):
     """All 12 slices in one batch, or 6 and 6: what is drawn for an image depends on that image alone."""
     write_toy_set(tmp_path, network=network_of(kind), train={"epochs": 1, "batch_size": 12, "gradient_clip_norm": None})
-    runs = []
-    for number in (1, 2):
-        gradients = tmp_path / f"gradients{number}.pt"
-        command = [sys.executable, str(ROOT / "tests/gradients_job.py"), str(number), str(gradients)]
-        done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        shutil.rmtree(tmp_path / "scratch")
-        runs.append((torch.load(gradients, weights_only=True), json.loads(done.stdout.splitlines()[-1])))
-    (one, row), (two, other) = runs
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-3 * float(value.abs().max()), msg=name)
-    assert other[0] == pytest.approx(row[0], rel=1e-4)
+    check_gradients_of_two_processes(tmp_path, timeout=300)
 
 
 def test_masks_are_read_where_the_kind_learns_from_them(tmp_path, monkeypatch):

@@ -1,12 +1,16 @@
 """Runs the stage `train` for tests: in this process, or as DVC does."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+import torch
 from toy_set import ROOT, write_toy_set
 
 from lesionpipe.core.files import SCRATCH_VARIABLE
@@ -17,6 +21,22 @@ from lesionpipe.train.loop import Training, train_detector
 from lesionpipe.train.processes import training_processes
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def check_gradients_of_two_processes(folder: Path, timeout: int) -> None:
+    """One training step on the toy set in `folder`, in one process and in two: the same gradients and losses."""
+    runs = []
+    for number in (1, 2):
+        gradients = folder / f"gradients{number}.pt"
+        command = [sys.executable, str(ROOT / "tests/gradients_job.py"), str(number), str(gradients)]
+        done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout)
+        assert done.returncode == 0, done.stderr
+        shutil.rmtree(folder / "scratch")
+        runs.append((torch.load(gradients, weights_only=True), json.loads(done.stdout.splitlines()[-1])))
+    (one, row), (two, other) = runs
+    for name, value in one.items():  # sums over 50,000 pixels in another order
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-3 * float(value.abs().max()), msg=name)
+    assert other[0] == pytest.approx(row[0], rel=1e-4)
 
 
 def training_of(params: Params) -> Training:
