@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from lesionpipe.train.dataset import (
     AugmentationRanges,
     compose,
+    crop_corner,
     ellipse_points,
     keep_inside,
     mask_points,
+    moved_by,
     random_matrix,
     transform_box,
     warp_masks,
@@ -87,13 +89,13 @@ def test_points_outside_a_box_that_was_cut_at_the_image_count_as_on_its_edge():
 
 def test_image_flips_are_exact_and_leave_other_slices_apart():
     slices = np.random.default_rng(0).integers(-1024, 1050, (5, 16, 16)).astype(np.int16)
-    np.testing.assert_array_equal(warp_slices(slices, compose(16, flip=(-1, -1)), -1024), slices[:, ::-1, ::-1])
-    np.testing.assert_array_equal(warp_slices(slices, compose(16), -1024), slices)
+    np.testing.assert_array_equal(warp_slices(slices, compose(16, flip=(-1, -1)), -1024, 16), slices[:, ::-1, ::-1])
+    np.testing.assert_array_equal(warp_slices(slices, compose(16), -1024, 16), slices)
 
 
 def test_what_comes_from_outside_is_air():
     slices = np.zeros((3, 16, 16), np.int16)
-    moved = warp_slices(slices, compose(16, shift=(4, 0)), -1000)
+    moved = warp_slices(slices, compose(16, shift=(4, 0)), -1000, 16)
     assert (moved[:, :, :4] == -1000).all() and (moved[:, :, 4:] == 0).all()
 
 
@@ -102,7 +104,7 @@ def test_image_mask_and_box_move_together():
     image[0, 40:61, 40:61], mask[40:61, 40:61] = 0, 1
     matrix = compose(SIDE, flip=(-1, 1), scale=(1.1, 0.9), shear=0.1, rotation=-0.1, shift=(7, -5))
     box = transform_box(BOX, SQUARE, matrix)
-    for moved in (warp_masks(mask[None], matrix)[0], warp_slices(image, matrix, -1000)[0] > -500):
+    for moved in (warp_masks(mask[None], matrix, len(mask))[0], warp_slices(image, matrix, -1000, len(mask))[0] > -500):
         y, x = np.nonzero(moved)
         seen = np.array([x.min(), y.min(), x.max(), y.max()])
         np.testing.assert_allclose(seen - box, [5.4, 4.5, -5.4, -4.5], atol=0.9)  # the margin, stretched and slanted
@@ -144,3 +146,34 @@ def test_drawn_transforms_stay_within_their_ranges():
     assert 9 < np.abs(shifts).max() <= 10
     assert 0.81 <= areas.min() < 0.87 and 1.13 < areas.max() <= 1.21
     assert 0.09 < np.abs(turns).max() <= 0.1
+
+
+def corners(boxes, side, crop):
+    """The corners of 300 random windows."""
+    generator = np.random.default_rng(0)
+    return np.array([crop_corner(generator, np.array(boxes, float).reshape(-1, 4), side, crop) for _ in range(300)])
+
+
+def test_a_window_holds_its_lesion_and_lies_at_every_place_that_does():
+    """Pixels 20 to 29 in x, 0 to 4 in y; a window of 16 px may start at 14 to 20 in x, at 0 alone in y."""
+    found = corners([19.5, -0.5, 29.5, 4.5], 64, 16)
+    assert set(found[:, 0]) == set(range(14, 21)) and set(found[:, 1]) == {0}
+
+
+def test_a_window_smaller_than_its_lesion_lies_in_its_middle():
+    assert (corners([9.5, 9.5, 49.5, 49.5], 64, 16) == 22).all()  # pixels 10 to 49, of which 22 to 37 are the middle
+
+
+def test_each_lesion_has_its_windows_but_not_one_outside_the_image():
+    found = corners([[0, 0, 15, 15], [48, 48, 63, 63], [70, 70, 80, 80]], 64, 16)
+    assert set(map(tuple, found)) == {(0, 0), (48, 48)}
+
+
+def test_without_a_lesion_the_window_lies_anywhere_in_the_image():
+    found = corners([], 20, 16)
+    assert set(found[:, 0]) == set(found[:, 1]) == set(range(5))
+
+
+def test_the_crop_of_an_image_is_its_window():
+    slices = np.arange(64, dtype=np.int16).reshape(1, 8, 8)
+    np.testing.assert_array_equal(warp_slices(slices, moved_by(-np.array([2, 3])), -1024, 4), slices[:, 3:7, 2:6])

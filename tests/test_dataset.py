@@ -65,6 +65,19 @@ def test_box_follows_its_mask_with_the_margin(tmp_path):
             np.testing.assert_allclose(np.clip(reach, -6, 6), [5, 5, -5, -5], atol=2)
 
 
+def test_a_crop_is_a_window_of_the_augmented_slice_with_its_boxes_and_masks(tmp_path):
+    flips = STILL._replace(flip=0.5)  # exact, wherever the window lies
+    whole, cropped = dataset(tmp_path, ranges=flips), dataset(tmp_path, ranges=flips._replace(crop=0.5))
+    for index in range(12):
+        full, part = whole[0, index], cropped[0, index]
+        assert part.hu.shape == (len(full.hu), SIDE // 2, SIDE // 2)
+        windows = np.lib.stride_tricks.sliding_window_view(full.hu[0], part.hu.shape[1:])
+        (y, x), *_ = np.argwhere((windows == part.hu[0]).all(axis=(2, 3)))
+        shifted = np.clip(full.boxes - [x, y, x, y], -0.5, SIDE // 2 - 0.5)
+        np.testing.assert_allclose(part.boxes, shifted, atol=1e-4)
+        np.testing.assert_array_equal(part.masks, full.masks[:, y : y + SIDE // 2, x : x + SIDE // 2])
+
+
 @pytest.mark.parametrize("with_masks", [True, False])
 def test_a_lesion_without_recist_points_takes_the_outline_of_its_mask(tmp_path, with_masks):
     full = dataset(tmp_path, ranges=PAPER._replace(flip=1.0), with_masks=with_masks)

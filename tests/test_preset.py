@@ -97,6 +97,7 @@ def test_the_paper_preset_is_the_paper(checkout):
     assert (anchors.ratio_bounds, anchors.sizes) == (((1, 2), (2, 4)), (32, 64, 128, 256, 512))
     assert (network.backbone, network.levels, network.mask_branch, network.attention) == ("vgg19", "P2-P6", True, True)
     assert (network.channels, network.head_depth, network.head_channels) == (256, 4, 256)
+    assert (train.optimizer, train.crop) == ("adam", 1)
     assert (train.batch_size, train.learning_rate, train.schedule, train.precision) == (4, 1e-4, "plateau", "32")
     assert (train.lr_patience, train.lr_factor, train.early_stopping_patience) == (2, 0.1, 4)
     assert (train.warmup_epochs, train.gradient_clip_norm) == (0, None)

@@ -17,7 +17,7 @@ from lesionpipe.core.files import SCRATCH_VARIABLE
 from lesionpipe.core.tensor_file import save_tensors
 from lesionpipe.train import state
 
-EMPTY = {"rows": [], "times": [], "best": {}, "detector": {}, "optimizer": {}}
+EMPTY = {"rows": [], "times": [], "best": {}, "detector": {}, "optimizers": []}
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_a_damaged_state_is_reported_with_its_path(tmp_path, content):
     assert state.load_state(tmp_path / "none") is None
 
 
-@pytest.mark.parametrize("content", [{"rows": []}, [1], {**EMPTY, "rows": 3}, {**EMPTY, "optimizer": None}], ids=str)
+@pytest.mark.parametrize("content", [{"rows": []}, [1], {**EMPTY, "rows": 3}, {**EMPTY, "optimizers": None}], ids=str)
 def test_a_state_that_lacks_a_part_is_reported_with_its_path(tmp_path, content):
     save_tensors(tmp_path / "state.pt", content)
     with pytest.raises(UserError, match=r"state\.pt: '\w+' is missing or of the wrong type; delete the file"):

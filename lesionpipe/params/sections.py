@@ -149,6 +149,7 @@ class Train(Section):
     seed: Seed
     epochs: int = Field(ge=1, le=1_000_000)
     batch_size: int = Field(ge=1, le=10_000)
+    optimizer: Literal["adam", "muon"]
     learning_rate: Positive
     schedule: Literal["plateau", "cosine"]
     warmup_epochs: NotNegative
@@ -166,6 +167,7 @@ class Train(Section):
     shear_rad: float = Field(ge=0, le=1)
     scale: float = Field(ge=0, lt=1)
     translation: float = Field(ge=0, lt=1)
+    crop: float = Field(ge=0.25, le=1)
 
 
 class Detect(Section):

@@ -8,6 +8,9 @@ c), with c the centre of the image, F flips, S = diag(sx, sy) scaling, H = [[1, 
 and t the translation. A box of DeepLesion is the extent of the RECIST end points plus a margin of 5 px; so the box of a
 transformed lesion is the extent of its transformed points plus the transformed margin, see `transform_box`. The corners
 of the transformed old box, which would make it too large, are never used.
+
+A crop (`train.crop`) is a square window of the transformed image around one of its lesions, at random places: what
+lies far from all lesions teaches little, so that the same arithmetic sees more lesions.
 """
 
 from collections.abc import Iterator
@@ -36,6 +39,7 @@ class AugmentationRanges(NamedTuple):
     shear_rad: float  # largest angle
     scale: float  # largest relative change of size
     translation: float  # largest shift, share of the image side
+    crop: float = 1  # side of the window that is kept, share of the image side
 
 
 class SliceLesions(NamedTuple):
@@ -92,9 +96,13 @@ class LesionDataset(Dataset):
         matrix = random_matrix(random, self.ranges, side)
         masks = self._masks(index) if self.with_masks or np.isnan(lesions.recist).any() else None
         moved = [transform_box(box, _points(lesions, i, masks), matrix) for i, box in enumerate(lesions.boxes)]
-        boxes, inside = keep_inside(np.array(moved).reshape(-1, 4), side)
-        masks = warp_masks(masks[inside], matrix) if self.with_masks else None
-        boxes, hu = boxes[inside].astype(np.float32), warp_slices(hu, matrix, self.air)
+        moved = np.array(moved).reshape(-1, 4)
+        if (crop := round(self.ranges.crop * side)) < side:
+            corner = crop_corner(random, moved, side, crop)
+            moved, matrix, side = moved - np.tile(corner, 2), moved_by(-corner) @ matrix, crop
+        boxes, inside = keep_inside(moved, side)
+        masks = warp_masks(masks[inside], matrix, side) if self.with_masks else None
+        boxes, hu = boxes[inside].astype(np.float32), warp_slices(hu, matrix, self.air, side)
         negatives = None if self._negatives is None else _moved(self._negatives[index], matrix, side)
         return Sample(self._keys[index], hu, boxes, masks, negatives)
 
@@ -179,20 +187,45 @@ def compose(side: int, flip=(1, 1), scale=(1, 1), shear: float = 0, rotation: fl
     return matrix
 
 
-def warp_slices(slices: np.ndarray, matrix: np.ndarray, air: int) -> np.ndarray:
-    """Slices (n, S, S) int16 HU resampled linearly; what comes from outside the image is `air` (HU)."""
-    return np.rint(_warp(slices.astype(np.float32), matrix, cv2.INTER_LINEAR, air)).astype(slices.dtype)
+def crop_corner(random: np.random.Generator, boxes: np.ndarray, side: int, crop: int) -> np.ndarray:
+    """First pixel x, y (2,) int of a random window of `crop` px in an image of `side` px.
+
+    It holds one of the boxes (n, 4) with their centre in the image, drawn at random, as a whole; of a box wider than
+    the window its middle. Without such a box the window lies anywhere. The same numbers are drawn in each case.
+    """
+    unit, last = random.random(3), side - crop
+    boxes = boxes[keep_inside(boxes, side)[1]]
+    if len(boxes) == 0:
+        return np.floor(unit[1:] * (last + 1)).astype(int)
+    box = boxes[int(unit[0] * len(boxes))]
+    low, high = np.ceil(box[2:] - (crop - HALF_PIXEL)), np.floor(box[:2] + HALF_PIXEL)
+    middle = np.rint((box[:2] + box[2:] + 1 - crop) / 2)
+    low, high = np.where(low > high, middle, low), np.where(low > high, middle, high)
+    low, high = np.clip(low, 0, last), np.clip(high, 0, last)
+    return (low + np.floor(unit[1:] * (high - low + 1))).astype(int)
 
 
-def warp_masks(masks: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Masks (n, S, S), bool or uint8, resampled with the nearest pixel, 0 outside: uint8."""
-    return _warp(masks.view(np.uint8), matrix, cv2.INTER_NEAREST, 0)
+def moved_by(shift: np.ndarray) -> np.ndarray:
+    """The matrix (3, 3) that adds x, y (2,)."""
+    matrix = np.eye(3)
+    matrix[:2, 2] = shift
+    return matrix
 
 
-def _warp(planes: np.ndarray, matrix: np.ndarray, interpolation: int, border: int) -> np.ndarray:
-    warped = np.empty_like(planes)
+def warp_slices(slices: np.ndarray, matrix: np.ndarray, air: int, side: int) -> np.ndarray:
+    """Slices (n, S, S) int16 HU resampled linearly to `side` px; what comes from outside the image is `air` (HU)."""
+    return np.rint(_warp(slices.astype(np.float32), matrix, cv2.INTER_LINEAR, air, side)).astype(slices.dtype)
+
+
+def warp_masks(masks: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
+    """Masks (n, S, S), bool or uint8, resampled to `side` px with the nearest pixel, 0 outside: uint8."""
+    return _warp(masks.view(np.uint8), matrix, cv2.INTER_NEAREST, 0, side)
+
+
+def _warp(planes: np.ndarray, matrix: np.ndarray, interpolation: int, border: int, side: int) -> np.ndarray:
+    warped = np.empty((len(planes), side, side), planes.dtype)
     for plane, result in zip(planes, warped, strict=True):  # OpenCV is fastest on one plane at a time
-        cv2.warpAffine(plane, matrix[:2], plane.shape[::-1], result, interpolation, cv2.BORDER_CONSTANT, border)
+        cv2.warpAffine(plane, matrix[:2], (side, side), result, interpolation, cv2.BORDER_CONSTANT, border)
     return warped
 
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Subset
 
 from lesionpipe.anchors.grid import AnchorSet
@@ -30,6 +30,7 @@ from lesionpipe.data.samples import Batch, loader, prepare
 from lesionpipe.detectors.interface import Detector, Targets
 from lesionpipe.train.dataset import EpochSampler, LesionDataset
 from lesionpipe.train.history import History
+from lesionpipe.train.optimizers import build_optimizers
 from lesionpipe.train.processes import leave_report_to_first, share_counts
 from lesionpipe.train.schedule import Schedule, learning_rate, should_stop
 from lesionpipe.train.state import load_state, save_state
@@ -44,6 +45,7 @@ class TrainingSettings(Schedule):
 
     seed: int
     batch_size: int
+    optimizer: Literal["adam", "muon"]
     gradient_clip_norm: float | None
     mask_loss_weight: float
     compile: bool
@@ -76,20 +78,20 @@ def train_detector(fabric: Fabric, training: Training) -> History:
     settings = fabric.broadcast(training.settings)  # the precision is that of the first process everywhere
     bf16 = settings.arithmetic.bf16
     tune_for(training.hardware.device)
-    model, optimizer = _set_up(fabric, training)
-    history = _resume(fabric, training, optimizer)
+    model, optimizers = _set_up(fabric, training)
+    history = _resume(fabric, training, optimizers)
     batches, validation_batches = _loaders(fabric, training)
     with repeatable(training.hardware.device):
         while not should_stop(settings, history.scores):
             start = time.perf_counter()
-            losses = _train_epoch(fabric, model, optimizer, batches, settings, history.scores)
+            losses = _train_epoch(fabric, model, optimizers, batches, settings, history.scores)
             images_per_s = len(batches) * settings.batch_size / (time.perf_counter() - start)
             score = validation_map(detector, validation_batches, settings.hu, settings.channels_last, bf16)
-            history.add(losses, score, optimizer.param_groups[0]["lr"], detector.state_dict())
+            history.add(losses, score, optimizers[0].param_groups[0]["lr"], detector.state_dict())
             seconds = time.perf_counter() - start
             history.times.append({"epoch": len(history.rows), "images_per_s": images_per_s, "seconds": seconds})
             if fabric.is_global_zero:
-                weights = {"detector": detector.state_dict(), "optimizer": optimizer.state_dict()}
+                weights = {"detector": detector.state_dict(), "optimizers": [own.state_dict() for own in optimizers]}
                 save_state(training.state_folder, {**vars(history), **weights})
                 history.write()  # after the state, so that a history on disk is never ahead of it
                 print(history.last_line(settings.epochs), flush=True)
@@ -98,8 +100,8 @@ def train_detector(fabric: Fabric, training: Training) -> History:
     return history
 
 
-def _set_up(fabric: Fabric, training: Training) -> tuple[nn.Module, Optimizer]:
-    """The detector, whose `losses` Fabric shares out, and Adam on this process's device."""
+def _set_up(fabric: Fabric, training: Training) -> tuple[nn.Module, list[Optimizer]]:
+    """The detector, whose `losses` Fabric shares out, and its optimisers on this process's device."""
     detector, hardware = training.detector, training.hardware
     if hardware.device == "cuda" and hardware.processes > 1:
         nn.SyncBatchNorm.convert_sync_batchnorm(detector)
@@ -107,18 +109,19 @@ def _set_up(fabric: Fabric, training: Training) -> tuple[nn.Module, Optimizer]:
         detector.to(memory_format=torch.channels_last)
     if training.settings.compile:
         compile_network(detector, hardware.device, "train.compile")
-    model, optimizer = fabric.setup(detector, Adam(detector.parameters(), fused=True))
+    model, *optimizers = fabric.setup(detector, *build_optimizers(training.settings.optimizer, detector))
     model.mark_forward_method(detector.losses)  # what DistributedDataParallel wraps
-    return model, optimizer
+    return model, optimizers
 
 
-def _resume(fabric: Fabric, training: Training, optimizer: Optimizer) -> History:
-    """Detector, optimizer and history as an interrupted run left them; without one an empty history."""
+def _resume(fabric: Fabric, training: Training, optimizers: Sequence[Optimizer]) -> History:
+    """Detector, optimisers and history as an interrupted run left them; without one an empty history."""
     state = fabric.broadcast(load_state(training.state_folder) if fabric.is_global_zero else None)
     if state is None:
         return History()
     training.detector.load_state_dict(state["detector"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, own in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(own)
     if fabric.is_global_zero:
         print(f"resuming after epoch {len(state['rows'])} from {training.state_folder}", flush=True)
     return History(state["rows"], state["times"], state["best"])
@@ -138,7 +141,7 @@ def _loaders(fabric: Fabric, training: Training) -> tuple[DataLoader, DataLoader
 def _train_epoch(
     fabric: Fabric,
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizers: Sequence[Optimizer],
     batches: DataLoader,
     settings: TrainingSettings,
     scores: Sequence[float],
@@ -148,15 +151,16 @@ def _train_epoch(
     sums: dict[str, Tensor] = {}
     for step, batch in enumerate(_batches_of_epoch(fabric, batches, settings, len(scores))):
         passed = len(scores) + (step + 0.5) / len(batches)
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(settings, scores, passed)
         losses = batch_losses(model, batch, settings)
         if fabric.device.type == "cpu" or step % CHECK_EVERY == 0:
             require_finite(fabric, losses, settings, len(scores), step)
-        optimizer.zero_grad()
+        model.zero_grad()
         fabric.backward(losses["total"])
         clip_gradients(model, settings.gradient_clip_norm)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach()
     means = {name: value / len(batches) for name, value in sums.items()}

@@ -33,7 +33,7 @@ NEUTRAL = (
     *(f"lesionpipe.core.{name}" for name in ("errors", "files", "hashing", "parallel", "progress", "stage_files")),
     *("lesionpipe.params", "lesionpipe.train.state"),
 )
-CONTENT = {"rows": list, "times": list, "best": dict, "detector": dict, "optimizer": dict}
+CONTENT = {"rows": list, "times": list, "best": dict, "detector": dict, "optimizers": list}
 
 
 def state_folder(fingerprint: str) -> Path:
