@@ -121,7 +121,7 @@ def test_the_paper_preset_names_what_the_paper_says_so_that_no_default_can_chang
 def test_with_show_the_differences_are_printed_and_nothing_is_written(checkout):
     before = (checkout / "params.yaml").read_text()
     lines = call(preset, "paper", "--show").splitlines()
-    assert "train.epochs: 15 -> 100" in lines and "train.gradient_clip_norm: 10.0 -> null" in lines
+    assert "train.epochs: 12 -> 100" in lines and "train.gradient_clip_norm: 10.0 -> null" in lines
     assert "masks.full_slice: false -> true" in lines
     assert (checkout / "params.yaml").read_text() == before
     assert "equals preset phantom" in call(preset, "phantom")
