@@ -32,7 +32,7 @@ LINES: dict[str, dict[str, Any]] = {
     "+ a soft-tissue window": {"windows": ((-160, 240),)},
     "+ heads of 32 channels": {"head_channels": 32},
     "+ batch 4": {"batch_size": 4},
-    "+ windows of 3/4 side": {"crop": 0.75},
+    "+ crops of 3/4 side": {"crop": 0.75},
     "+ Muon": {"optimizer": "muon"},
 }
 

@@ -149,31 +149,31 @@ def test_drawn_transforms_stay_within_their_ranges():
 
 
 def corners(boxes, side, crop):
-    """The corners of 300 random windows."""
+    """The corners of 300 random crops."""
     generator = np.random.default_rng(0)
     return np.array([crop_corner(generator, np.array(boxes, float).reshape(-1, 4), side, crop) for _ in range(300)])
 
 
-def test_a_window_holds_its_lesion_and_lies_at_every_place_that_does():
-    """Pixels 20 to 29 in x, 0 to 4 in y; a window of 16 px may start at 14 to 20 in x, at 0 alone in y."""
+def test_a_crop_holds_its_lesion_and_lies_at_every_place_that_does():
+    """Pixels 20 to 29 in x, 0 to 4 in y; a crop of 16 px may start at 14 to 20 in x, at 0 alone in y."""
     found = corners([19.5, -0.5, 29.5, 4.5], 64, 16)
     assert set(found[:, 0]) == set(range(14, 21)) and set(found[:, 1]) == {0}
 
 
-def test_a_window_smaller_than_its_lesion_lies_in_its_middle():
+def test_a_crop_smaller_than_its_lesion_lies_in_its_middle():
     assert (corners([9.5, 9.5, 49.5, 49.5], 64, 16) == 22).all()  # pixels 10 to 49, of which 22 to 37 are the middle
 
 
-def test_each_lesion_has_its_windows_but_not_one_outside_the_image():
+def test_each_lesion_has_its_crops_but_not_one_outside_the_image():
     found = corners([[0, 0, 15, 15], [48, 48, 63, 63], [70, 70, 80, 80]], 64, 16)
     assert set(map(tuple, found)) == {(0, 0), (48, 48)}
 
 
-def test_without_a_lesion_the_window_lies_anywhere_in_the_image():
+def test_without_a_lesion_the_crop_lies_anywhere_in_the_image():
     found = corners([], 20, 16)
     assert set(found[:, 0]) == set(found[:, 1]) == set(range(5))
 
 
-def test_the_crop_of_an_image_is_its_window():
+def test_the_crop_of_an_image_is_that_part_of_it():
     slices = np.arange(64, dtype=np.int16).reshape(1, 8, 8)
     np.testing.assert_array_equal(warp_slices(slices, moved_by(-np.array([2, 3])), -1024, 4), slices[:, 3:7, 2:6])

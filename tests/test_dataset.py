@@ -65,8 +65,8 @@ def test_box_follows_its_mask_with_the_margin(tmp_path):
             np.testing.assert_allclose(np.clip(reach, -6, 6), [5, 5, -5, -5], atol=2)
 
 
-def test_a_crop_is_a_window_of_the_augmented_slice_with_its_boxes_and_masks(tmp_path):
-    flips = STILL._replace(flip=0.5)  # exact, wherever the window lies
+def test_a_crop_is_a_part_of_the_augmented_slice_with_its_boxes_and_masks(tmp_path):
+    flips = STILL._replace(flip=0.5)  # exact, wherever the crop lies
     whole, cropped = dataset(tmp_path, ranges=flips), dataset(tmp_path, ranges=flips._replace(crop=0.5))
     for index in range(12):
         full, part = whole[0, index], cropped[0, index]

@@ -9,7 +9,7 @@ and t the translation. A box of DeepLesion is the extent of the RECIST end point
 transformed lesion is the extent of its transformed points plus the transformed margin, see `transform_box`. The corners
 of the transformed old box, which would make it too large, are never used.
 
-A crop (`train.crop`) is a square window of the transformed image around one of its lesions, at random places: what
+A crop (`train.crop`) is a square part of the transformed image around one of its lesions, at random places: what
 lies far from all lesions teaches little, so that the same arithmetic sees more lesions.
 """
 
@@ -39,7 +39,7 @@ class AugmentationRanges(NamedTuple):
     shear_rad: float  # largest angle
     scale: float  # largest relative change of size
     translation: float  # largest shift, share of the image side
-    crop: float = 1  # side of the window that is kept, share of the image side
+    crop: float = 1  # side of the crop, share of the image side
 
 
 class SliceLesions(NamedTuple):
@@ -188,10 +188,10 @@ def compose(side: int, flip=(1, 1), scale=(1, 1), shear: float = 0, rotation: fl
 
 
 def crop_corner(random: np.random.Generator, boxes: np.ndarray, side: int, crop: int) -> np.ndarray:
-    """First pixel x, y (2,) int of a random window of `crop` px in an image of `side` px.
+    """First pixel x, y (2,) int of a random crop of `crop` px from an image of `side` px.
 
     It holds one of the boxes (n, 4) with their centre in the image, drawn at random, as a whole; of a box wider than
-    the window its middle. Without such a box the window lies anywhere. The same numbers are drawn in each case.
+    the crop its middle. Without such a box the crop lies anywhere. The same numbers are drawn in each case.
     """
     unit, last = random.random(3), side - crop
     boxes = boxes[keep_inside(boxes, side)[1]]
