@@ -1,4 +1,4 @@
-"""The peer of benchmarks/detector.py: torchvision's RetinaNet with our backbone, levels and anchors per cell."""
+"""The peer in speed (detector.py) and accuracy: torchvision's RetinaNet with our backbone, levels, anchors per cell."""
 
 from collections import OrderedDict
 
@@ -17,10 +17,10 @@ from lesionpipe.params import Network
 class TorchvisionBackbone(nn.Module):
     """Our backbone under torchvision's pyramid, with P6 (and P7) as in ours."""
 
-    def __init__(self, params: Network) -> None:
+    def __init__(self, params: Network, channels: int) -> None:
         super().__init__()
         first, last = level_numbers(params.levels)[0], level_numbers(params.levels)[-1]
-        self.body = build_backbone(params.backbone, None, 3)
+        self.body = build_backbone(params.backbone, params.weights, channels)
         self.first = first
         self.out_channels = params.channels
         extra = CoarseLevels(self.body.channels[-1], params.channels, last - 5)
@@ -47,15 +47,21 @@ class CoarseLevels(ExtraFPNBlock):
 
 
 def torchvision_network(
-    params: Network, anchors: AnchorSet, decoding: DecodingSettings, size: int, compiled: bool = False
+    params: Network,
+    anchors: AnchorSet,
+    decoding: DecodingSettings,
+    size: int,
+    compiled: bool = False,
+    channels: int = 3,
 ) -> RetinaNet:
-    """torchvision's RetinaNet of the same parts; its resizing, which ours leaves to the data stages, is switched off.
+    """torchvision's RetinaNet of the same parts for images of `channels` in [-1, 1].
 
+    Its resizing and normalising, which ours leaves to the data stages, are switched off.
     `compiled`: backbone, pyramid and heads; the rest has shapes that depend on the data.
     """
     sizes = tuple(tuple(size * scale for scale in anchors.scales) for size in anchors.sizes)
     network = RetinaNet(
-        TorchvisionBackbone(params),
+        TorchvisionBackbone(params, channels),
         num_classes=1,
         anchor_generator=AnchorGenerator(sizes, (anchors.ratios,) * len(sizes)),
         score_thresh=decoding.score_threshold,
@@ -64,6 +70,8 @@ def torchvision_network(
         topk_candidates=decoding.topk_candidates,
         min_size=size,
         max_size=size,
+        image_mean=[0.0] * channels,
+        image_std=[1.0] * channels,
         _skip_resize=True,
     )
     if compiled:

@@ -1,4 +1,4 @@
-"""The paper's four rows: valid parameters, the README's commands, their runs as experiments, and their table."""
+"""The rows of the ablation: their runs as experiments, and their table."""
 
 import json
 import os
@@ -6,50 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML
 from small_set import write_small_set
 
-from lesionpipe.commands.ablation import ROWS, ablation, planned_runs, run_words
+from lesionpipe.commands.ablation import ablation
 from lesionpipe.commands.ablation_table import ablation_table
+from lesionpipe.commands.row_settings import ASIDE
 from lesionpipe.core.errors import UserError
-from lesionpipe.params import Params
 
 RATES = ("0.5", "1", "2", "4", "8", "16")  # false positives per image
-
-
-def with_settings(root, settings):
-    values = YAML(typ="safe", pure=True).load((root / "params.yaml").read_text())
-    for name, value in settings.items():
-        section, key = name.split(".")
-        values[section][key] = YAML(typ="safe", pure=True).load(value)
-    return Params.model_validate(values)
-
-
-@pytest.mark.parametrize("planned", planned_runs(1, {"train.seed": 0}), ids=list(ROWS))
-def test_a_row_is_valid_and_its_command_stands_in_the_readme(root, planned):
-    with_settings(root, planned.switches)
-    assert " ".join(run_words(planned)) in (root / "README.md").read_text()
-
-
-def test_runs_with_seeds_are_named_and_all_rows_come_before_the_next_seed():
-    plan = planned_runs(2, {"train.seed": 7})
-    assert [p.name for p in plan] == [*ROWS, *(f"{row}-seed1" for row in ROWS)]
-    assert [(p.seed, p.switches["train.seed"]) for p in plan] == [(0, "0")] * 4 + [(1, "1")] * 4
-    assert run_words(plan[4])[3:7] == ["--name", "original-seed1", "-S", "anchors.use=default"]
-    one = planned_runs(1, {"train.seed": 7})  # the seed stays as it is
-    assert [p.name for p in one] == list(ROWS) and {p.seed for p in one} == {7}
-    assert all("train.seed" not in p.switches for p in one)
-
-
-def test_the_rows_are_those_of_the_papers_table(root):
-    rows = [with_settings(root, settings) for settings in ROWS.values()]
-    assert [r.anchors.use for r in rows] == ["default", "searched", "searched", "searched"]
-    assert [r.network.levels for r in rows] == ["P3-P7", "P3-P7", "P2-P6", "P2-P6"]
-    assert [r.network.mask_branch for r in rows] == [False, False, True, True]
-    assert [r.network.attention for r in rows] == [False, False, False, True]
 
 
 def test_the_table_by_hand():
@@ -62,6 +31,7 @@ def test_the_table_by_hand():
     b = row([0], {"mean": 0.5, "spread": None}, mean=0.7, spread=None, low=None, high=None)
     step = {"before": "a", "after": "b", "seeds": [0]}
     step["at"] = {rate: {"difference": 0.0877, "low": -0.01, "high": 0.2, "p": 0.0619} for rate in RATES}
+    step["at"]["0.5"] = {"difference": -0.02, "low": None, "high": None, "p": None}
     scores = {"images": 2, "lesions": 1, "patients": 2, "iou": 0.5, "noisy": "keep", "draws": 1000}
     scores |= {"rows": {"a": a, "b": b, "c": None}, "steps": [step]}
     lines = ablation_table(scores).splitlines()
@@ -73,7 +43,8 @@ def test_the_table_by_hand():
         "| b | 0 |" + " 70.0 |" * 6 + " 50.0 |",
         "| c |" + " – |" * 8,
     ]
-    assert lines[-1] == "| b − a | 0 | +8.8 | -1.0 … +20.0 | 0.062 |"
+    assert lines[-3] == "| step | seeds | 0.5 FP | p | 4 FP | p |"
+    assert lines[-1] == "| b − a | 0 | -2.0 (– … –) | – | +8.8 (-1.0 … +20.0) | 0.062 |"
 
 
 PIPELINE = """
@@ -110,13 +81,19 @@ ROW = {"original": {"anchors.use": "paper"}}
 TWO_ROWS = {"original": {"anchors.use": "default"}, "better": {"anchors.use": "paper"}}
 
 
+def use_rows(monkeypatch, rows, **table):
+    """`rows` are the only ones; `table` names the row that one is compared with."""
+    monkeypatch.setattr("lesionpipe.commands.ablation.ROWS", rows)
+    monkeypatch.setattr("lesionpipe.commands.ablation.PAPER", dict.fromkeys(rows) | table)
+
+
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A DVC repository of one quick stage, of whose ablation one row is run."""
     folder = tmp_path / "toy"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("lesionpipe.commands.ablation.ROWS", ROW)
+    use_rows(monkeypatch, ROW)
     write_small_set(folder)
     (folder / "data/detections.csv").unlink()
     (folder / "dvc.yaml").write_text(PIPELINE.format(python=sys.executable))
@@ -197,7 +174,7 @@ def test_what_is_finished_is_not_run_again_unless_parameters_or_code_changed_or_
 
 def test_rows_with_three_seeds_by_hand(toy, monkeypatch, capfd):
     """Of three lesions original finds 1, 2, 0, better 2, 3, 1: means 1/3 and 2/3, spread 1/3, each step 1/3."""
-    monkeypatch.setattr("lesionpipe.commands.ablation.ROWS", TWO_ROWS)
+    use_rows(monkeypatch, TWO_ROWS, better="original")
     before = (toy / "params.yaml").read_bytes()
     ablation()
     ablation(only_table=True, seeds=3)
@@ -219,7 +196,7 @@ def test_rows_with_three_seeds_by_hand(toy, monkeypatch, capfd):
     assert (found["missing"], found["remarks"], found["lesions"], found["patients"]) == ({}, [], 3, 2)
     ablation(only_table=True, seeds=3)
     printed = capfd.readouterr().out
-    assert "| original | 0, 1, 2 | 33.3 ± 33.3 |" in printed and "| better − original | 0, 1, 2 | +33.3 |" in printed
+    assert "| original | 0, 1, 2 | 33.3 ± 33.3 |" in printed and "| better − original | 0, 1, 2 | +33.3 (" in printed
 
 
 def test_rows_are_not_spread_over_two_commits(toy, monkeypatch):
@@ -244,18 +221,24 @@ def test_rows_of_other_commits_stay(toy):
     assert experiments() == {("first", "original"): 1.01, ("second", "original"): 1.02}
 
 
+def started(toy):
+    """An ablation in a process of its own whose stage runs for a minute, and the number of the stage's process."""
+    program = f"from lesionpipe.commands import ablation\nablation.ROWS, ablation.PAPER = {ROW}, {dict.fromkeys(ROW)}\n"
+    program += "from lesionpipe.core.errors import run\nrun(ablation.ablation)"
+    checkout = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}  # the installed package may be another's
+    running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, env=checkout)
+    while not (toy / "running").exists() or not (toy / "running").read_text():
+        assert running.poll() is None
+        time.sleep(0.05)
+    return running, int((toy / "running").read_text())
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_ablation_restores_the_parameters_and_leaves_no_process(toy, number):
     change(train__epochs=9)
     before = (toy / "params.yaml").read_bytes()
-    program = f"from lesionpipe.commands import ablation\nablation.ROWS = {ROW}\n"
-    program += "from lesionpipe.core.errors import run\nrun(ablation.ablation)"
-    running = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
-    while not (toy / "running").exists() or not (toy / "running").read_text():
-        assert running.poll() is None
-        time.sleep(0.05)
+    running, stage = started(toy)
     assert (toy / "params.yaml").read_bytes() != before
-    stage = int((toy / "running").read_text())
     running.send_signal(number)
     assert running.wait(30) == 130
     assert (toy / "params.yaml").read_bytes() == before
@@ -263,8 +246,113 @@ def test_a_stopped_ablation_restores_the_parameters_and_leaves_no_process(toy, n
         os.kill(stage, 0)
 
 
+def test_after_a_kill_the_parameters_come_back(toy, capsys):
+    """SIGKILL ends the ablation alone; its row goes on, and no other may start meanwhile."""
+    change(train__epochs=9)
+    before = (toy / "params.yaml").read_bytes()
+    running, stage = started(toy)
+    running.kill()
+    running.wait()
+    left = (toy / "params.yaml").read_bytes()
+    assert left != before
+    with pytest.raises(UserError, match=r"a row still runs in .*toy"):
+        ablation()
+    with pytest.raises(UserError, match=r"original \(not run\)"):
+        ablation(only_table=True)
+    assert (toy / "params.yaml").read_bytes() == left
+    os.killpg(os.getpgid(stage), signal.SIGKILL)
+    while_runs(stage)
+    with pytest.raises(UserError, match=r"original \(not run\)"):
+        ablation(only_table=True)
+    assert "params.yaml: as it was before a row that was killed" in capsys.readouterr().err
+    assert (toy / "params.yaml").read_bytes() == before
+
+
+def while_runs(process):
+    """Wait for the end of a process that isn't our child."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"process {process} still runs")
+
+
+def test_after_a_kill_parameters_that_were_changed_since_stay(toy):
+    with pytest.raises(UserError, match="not run"):
+        ablation(only_table=True)
+    change(train__epochs=5)
+    ASIDE.write_text(json.dumps({"text": "old", "row": {"train.epochs": 4}}))
+    with pytest.raises(UserError, match="not run"):
+        ablation(only_table=True)
+    assert "epochs: 5" in (toy / "params.yaml").read_text() and not ASIDE.exists()
+
+
+TWO_STAGES = """
+stages:
+  train:
+    cmd: {python} train.py
+    deps: [train.py]
+    params: [train.epochs]
+    outs: [data/model]
+    metrics:
+    - train.json: {{cache: false}}
+  evaluate:
+    cmd: {python} stage.py
+    deps: [stage.py, data/model]
+    params: [anchors.use, detect.calibrate, evaluate.seed, train.epochs, train.seed]
+    outs: [data/detections.csv]
+    metrics:
+    - scores.json: {{cache: false}}
+"""
+CALIBRATION = {"with": {"detect.calibrate": "true"}, "without": {"detect.calibrate": "false"}, "plain": {}}
+
+
+def test_rows_that_only_detect_differently_share_a_training_and_budgets_their_rows(toy, monkeypatch, capfd):
+    """What a row doesn't name is as in params.yaml, also after a row that has set it."""
+    use_rows(monkeypatch, CALIBRATION, without="with")
+    (toy / "dvc.yaml").write_text(TWO_STAGES.format(python=sys.executable))
+    (toy / "train.py").write_text(
+        "open('train.json', 'w').write('{}')\nopen('data/model', 'w').write('m')\nprint('fitted')"
+    )
+    (toy / "data/.gitignore").write_text("/detections.csv\n/model\n")
+    git("add", "-A")
+    git("commit", "-qm", "two stages")
+    ablation(rows=["without", "plain"])
+    printed = capfd.readouterr().out
+    assert (printed.count("fitted"), printed.count("trained")) == (1, 2)
+    assert "calibrate: true" in git("show", f"{reference('plain')}:params.yaml")
+    ablation(settings=["train.epochs=8"])
+    printed = capfd.readouterr().out
+    assert (printed.count("fitted"), printed.count("not run again")) == (1, 0)
+    assert "| with − " not in printed and "| without − with | 0 | +0.0 (+0.0 … +0.0) |" in printed
+    assert {name for _, name in experiments()} == {
+        "without",
+        "plain",
+        *(f"{row}-train.epochs=8" for row in CALIBRATION),
+    }
+    ablation(settings=["train.epochs=8"], rows=["without"])
+    assert "without-train.epochs=8: finished with these parameters" in capfd.readouterr().out
+    ablation(only_table=True)
+    assert "missing: with (not run)" in capfd.readouterr().out
+
+
+def reference(name):
+    (found,) = git("for-each-ref", "--format=%(refname)", f"refs/exps/**/{name}").split()
+    return found
+
+
+def test_an_unknown_row_or_a_setting_without_a_value_is_refused(toy):
+    with pytest.raises(UserError, match="--row p3: no row of this table; it has original"):
+        ablation(rows=["p3"])
+    with pytest.raises(UserError, match=r"--set train\.epochs: give NAME=VALUE"):
+        ablation(settings=["train.epochs"])
+
+
 def test_without_a_repository_it_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for only_table in (True, False):
         with pytest.raises(UserError, match=r"not the folder of a DVC pipeline in Git; change to the one that holds"):
-            ablation(only_table)
+            ablation(only_table=only_table)

@@ -28,7 +28,7 @@ ROWS = {
     "dense": {"levels": "P2-P6", "mask_branch": True, "attention": False},
     "attention": {"levels": "P2-P6", "mask_branch": True, "attention": True},
 }
-SWITCHES = tuple(itertools.product(("P2-P6", "P3-P7"), (False, True), (False, True)))
+SWITCHES = tuple(itertools.product(("P2-P6", "P3-P7"), (False, True), (False, True, "pyramid", "mask")))
 
 
 DECODING = DecodingSettings(0.0, 100, 0.5, 100, calibrate=True, mask_threshold=0.5)
@@ -82,6 +82,17 @@ def test_every_switch_works_alone_at_any_size(levels, mask_branch, attention, he
     check_maps(raw, switches, retinanet_set(level_numbers(PARAMS.model_copy(update=switches).levels)), height, width)
 
 
+@pytest.mark.parametrize(
+    ("attention", "pyramid", "mask"), [(True, 3, 1), (False, 0, 0), ("pyramid", 3, 0), ("mask", 0, 1)]
+)
+def test_gates_stand_in_the_pyramid_in_the_mask_branch_or_in_both(attention, pyramid, mask):
+    """P2–P6 has three skip connections that are added to a coarser level: C2, C3 and C4; the branch has that of C1."""
+    network = network_with(mask_branch=True, attention=attention)
+    assert len(network.pyramid.gates) == pyramid
+    assert sum(isinstance(module, AttentionGate) for module in network.segmentation.modules()) == mask
+    assert sum(isinstance(module, AttentionGate) for module in network.modules()) == pyramid + mask
+
+
 def test_the_docs_tell_the_parameters_of_the_papers_rows(root):
     changes = YAML(typ="safe", pure=True).load((root / "presets" / "deeplesion.yaml").read_text())["network"]
     preset = PARAMS.model_validate({**NETWORK.model_dump(), **changes})
@@ -127,9 +138,12 @@ def test_fresh_networks_expect_lesions_with_the_prior_of_one_hundredth(backbone)
     assert raw.offsets.abs().mean().item() < 0.1
 
 
-@pytest.mark.parametrize("backbone", ["small", "vgg16_bn", "resnet50"])
-def test_every_parameter_gets_a_gradient(backbone):
-    network = network_with(mask_branch=True, attention=True, backbone=backbone).train()
+@pytest.mark.parametrize(
+    ("backbone", "attention"),
+    [("small", True), ("vgg16_bn", True), ("resnet50", True), ("small", "pyramid"), ("small", "mask")],
+)
+def test_every_parameter_gets_a_gradient(backbone, attention):
+    network = network_with(mask_branch=True, attention=attention, backbone=backbone).train()
     raw = network(torch.randn(2, 3, 64, 64))
     (raw.logits.square().sum() + raw.offsets.square().sum() + raw.mask_logits.square().sum()).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []

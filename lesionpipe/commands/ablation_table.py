@@ -1,7 +1,6 @@
 """The scores of the ablation's finished runs, read from DVC: as they stand in JSON, and as Markdown for people."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 from lesionpipe.commands.scoring import FROC_RATES
 from lesionpipe.evaluate.bootstrap import PatientDraws
@@ -11,14 +10,16 @@ from lesionpipe.evaluate.scores import by_rate, null_if_nan, percent
 from lesionpipe.params import Params
 
 SPLIT = "test"
-INTERVAL_RATE = "4"  # false positives per image at which the Markdown shows intervals and steps
+INTERVAL_RATE = "4"  # false positives per image at which the Markdown shows intervals of rows
+STEP_RATES = ("0.5", "4")  # and steps; the calibration is said to help at low ones (paper, sec. 3.2)
 
 
-def score_rows(rows: Sequence[str], finished: Mapping[str, Mapping[int, str]], params: Params) -> dict:
+def score_rows(rows: Mapping[str, str | None], finished: Mapping[str, Mapping[int, str]], params: Params) -> dict:
     """The finished runs, all judged by today's `evaluate` and `lesions.noisy`, and the steps between rows.
 
     Sensitivities are shares, keyed by the rate; None where a number is undefined or no run of a row is finished.
-    `finished` holds the Git reference of each finished run by row and seed. A UserError where detections are in no
+    `rows` names the row that each is compared with, `finished` holds the Git reference (or the detections.csv) of each
+    finished run by row and seed. A UserError where detections are in no
     cache, or two runs were evaluated on different slices or lesions.
     """
     chosen, references = params.evaluate, [reference for runs in finished.values() for reference in runs.values()]
@@ -34,7 +35,11 @@ def score_rows(rows: Sequence[str], finished: Mapping[str, Mapping[int, str]], p
         "noisy": params.lesions.noisy,
         "draws": chosen.bootstrap,
         "rows": {row: _row(scored[row], chosen.seed) if row in scored else None for row in rows},
-        "steps": [_step(scored, *pair, chosen.seed) for pair in pairwise(rows) if scored.keys() >= set(pair)],
+        "steps": [
+            _step(scored, before, after, chosen.seed)
+            for after, before in rows.items()
+            if before in scored and after in scored
+        ],
     }
 
 
@@ -50,8 +55,8 @@ def ablation_table(scores: dict) -> str:
         *_markdown(head, [[name, *_row_cells(row)] for name, row in scores["rows"].items()]),
     ]
     if scores["steps"]:
-        rule = f"Steps at {INTERVAL_RATE} FP, in points, paired over patients and seeds ({scores['draws']} draws)"
-        head = ["step", "seeds", "difference", "95 % interval", "p"]
+        rule = f"Steps in points, paired over patients and seeds ({scores['draws']} draws), 95 % interval in brackets"
+        head = ["step", "seeds", *(name for rate in STEP_RATES for name in (f"{rate} FP", "p"))]
         lines += ["", rule, "", *_markdown(head, [_step_cells(step) for step in scores["steps"]])]
     return "\n".join(lines)
 
@@ -83,10 +88,12 @@ def _row_cells(row: dict | None) -> list[str]:
 
 
 def _step_cells(step: dict) -> list[str]:
-    *points, p = step["at"][INTERVAL_RATE].values()
-    difference, low, high = (percent(value, "+") for value in points)
-    step_name, shown_p = f"{step['after']} − {step['before']}", "–" if p is None else f"{p:.3f}"
-    return [step_name, _numbers(step["seeds"]), difference, f"{low} … {high}", shown_p]
+    cells = [f"{step['after']} − {step['before']}", _numbers(step["seeds"])]
+    for rate in STEP_RATES:
+        *points, p = step["at"][rate].values()
+        difference, low, high = (percent(value, "+") for value in points)
+        cells += [f"{difference} ({low} … {high})", "–" if p is None else f"{p:.3f}"]
+    return cells
 
 
 def _with_spread(numbers: dict) -> str:

@@ -9,7 +9,18 @@ from ruamel.yaml import YAML, YAMLError
 from lesionpipe.core.errors import UserError
 from lesionpipe.params.sections import Anchors, Detect, Masks, Network, Params, Preprocess, Runtime, Train
 
-__all__ = ["Anchors", "Detect", "Masks", "Network", "Params", "Preprocess", "Runtime", "Train", "load_params"]
+__all__ = [
+    "Anchors",
+    "Detect",
+    "Masks",
+    "Network",
+    "Params",
+    "Preprocess",
+    "Runtime",
+    "Train",
+    "check_params",
+    "load_params",
+]
 
 # former name, or name = value -> what to write instead
 RENAMED: dict[str, str] = json.loads(Path(__file__).with_name("renamed.json").read_text(encoding="utf-8"))
@@ -23,15 +34,21 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     """
     try:
         values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
-        return Params.model_validate(values)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `lesionpipe preset phantom` writes it") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text at byte {error.start}") from None
     except YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    return check_params(values, path)
+
+
+def check_params(values: object, source: str | Path) -> Params:
+    """Parameters from what YAML holds, by section; a UserError as in `load_params`, which begins with `source`."""
+    try:
+        return Params.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(_complaints(error.errors()))) from None
+        raise UserError(f"{source}: " + "; ".join(_complaints(error.errors()))) from None
 
 
 def _complaints(errors: list[dict]) -> list[str]:

@@ -140,9 +140,16 @@ class Network(Section):
     head_depth: int = Field(ge=1, le=8)
     head_channels: int = Field(ge=8, le=1024, multiple_of=8)
     mask_branch: bool
-    attention: bool
+    attention: Literal[True, False, "pyramid", "mask"]
     stride: Literal[4, 8, 16]
     hard_negative_class: bool
+
+    @field_validator("attention", mode="before")
+    @classmethod
+    def _no_number(cls, attention: object) -> object:
+        if type(attention) in (int, float):  # 1 equals true
+            raise ValueError("must be true, false, 'pyramid' or 'mask'")
+        return attention
 
 
 class Train(Section):
@@ -236,6 +243,8 @@ class Params(Section):
             raise ValueError(
                 f"network.levels = {self.network.levels}: only network.kind = retinanet has them, not {kind}"
             )
+        if kind == "retinanet" and self.network.attention == "mask" and not self.network.mask_branch:
+            raise ValueError("network.attention = mask: there is no mask branch; set network.mask_branch to true")
         if kind == "retinanet" and train.hard_negatives:
             raise ValueError(
                 f"train.hard_negatives = {train.hard_negatives}: network.kind = retinanet learns from all anchors "

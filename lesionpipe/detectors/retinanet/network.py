@@ -1,8 +1,8 @@
 """The network of RetinaNet: images -> raw maps, the same in training and in use (paper, sec. 2, Fig. 1).
 
 `losses.py` compares the maps with targets, `decode.py` makes detections of them. Each improvement of the paper is a
-switch of its own: `levels` (P2-P6 or P3-P7), `mask_branch`, `attention`. torchvision's `FeaturePyramidNetwork` has the
-pyramid's arithmetic but no place for a gate between skip and sum.
+switch of its own: `levels` (P2-P6 or P3-P7), `mask_branch`, `attention` (in the pyramid, the mask branch or both).
+torchvision's `FeaturePyramidNetwork` has the pyramid's arithmetic but no place for a gate between skip and sum.
 """
 
 from typing import NamedTuple
