@@ -5,6 +5,7 @@ Usage: python -m stages.masks NN. Writes data/masks/NN.npz and NN.csv.
 
 import functools
 
+import cv2
 import numpy as np
 
 from lesionpipe.core.errors import part_argument, run
@@ -25,7 +26,8 @@ def main() -> None:
     tasks = slice_tasks(array, index, read_part_lesions(part))
     work = functools.partial(masks_of_slice, settings=params.masks)
     runtime = params.runtime
-    results = spread(work, tasks, runtime.workers, cluster=runtime.cluster)
+    cv2.setNumThreads(1)  # of each of the threads that share the cores
+    results = spread(work, tasks, runtime.workers, "threads", runtime.cluster)
     made = list(progress(results, f"masks {part}", len(tasks), "slice"))
     kept = [StoredMask(n, task.row, *m[:3]) for task, pairs in zip(tasks, made, strict=True) for n, m in pairs]
     side = np.load(array, mmap_mode="r").shape[-1]

@@ -8,19 +8,17 @@ from pathlib import Path
 from lesionpipe.core.errors import run
 from lesionpipe.core.files import atomic_folder, write_text
 from lesionpipe.params import load_params
-from lesionpipe.phantom.archive import write_part
+from lesionpipe.phantom.archive import write_parts
 
 
 def main() -> None:
     params = load_params()
-    source = params.dataset.source
     with atomic_folder(Path("data/phantom")) as folder:
-        for part in params.dataset.parts:
-            (folder / part).mkdir()
-            if source == "phantom":
-                write_part(part, params.phantom, folder / part, params.runtime.workers)
-            else:  # a file, as DVC keeps no empty folders
-                write_text(folder / part / "not-drawn.txt", f"dataset.source: {source}")
+        if params.dataset.source == "phantom":
+            write_parts(params.dataset.parts, params.phantom, folder, params.runtime.workers)
+        else:  # a file per part, as DVC keeps no empty folders
+            for part in params.dataset.parts:
+                write_text(folder / part / "not-drawn.txt", f"dataset.source: {params.dataset.source}")
 
 
 if __name__ == "__main__":

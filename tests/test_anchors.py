@@ -1,6 +1,7 @@
 """Anchors by hand: where they lie, how large they are, and what they share with boxes."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lesionpipe.anchors.grid import (
     retinanet_set,
     strides_of,
 )
+from lesionpipe.anchors import overlap
 from lesionpipe.anchors.overlap import BestOverlap, anchor_loss
 from lesionpipe.core.boxes import pairwise_iou
 from lesionpipe.core.errors import UserError
@@ -182,8 +184,12 @@ def test_grid_overlap_equals_the_best_of_all_anchors_whose_centre_lies_inside(sa
     anchors = anchors_for(anchor_set, height, width).astype(float)
     anchors = anchors[centre_inside(anchors, height, width)]
     everywhere = pairwise_iou(boxes, anchors, pixel).max(axis=1, initial=0)
-    fast = BestOverlap(boxes, anchor_set.strides, (width, height), pixel).of(anchor_set)
-    assert np.allclose(fast, everywhere, atol=2e-5)
+    prepared = BestOverlap(boxes, anchor_set.strides, (width, height), pixel)
+    with mock.patch.object(overlap, "FEW_BOXES", 0):
+        in_two_passes = prepared.of(anchor_set)
+    at_once = prepared.of(anchor_set)
+    assert np.allclose(at_once, everywhere, atol=2e-5)
+    assert np.array_equal(at_once, in_two_passes)
 
 
 def test_losses_by_hand():

@@ -14,7 +14,7 @@ from lesionpipe.core.errors import UserError
 from lesionpipe.mask_quality.quality import read_true_masks
 from lesionpipe.params.sections import Phantom
 from lesionpipe.phantom import lesions, plan, render
-from lesionpipe.phantom.archive import patient_rows, write_part
+from lesionpipe.phantom.archive import patient_rows, write_parts
 from lesionpipe.phantom.canvas import Canvas, Label, Tissue, superellipse
 from lesionpipe.phantom.lesions import axis_lengths, recist
 from lesionpipe.phantom.tubes import Tubes
@@ -60,8 +60,8 @@ def many() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantom")
-    write_part("01", TINY, folder, workers=1)
-    return folder
+    write_parts(["01"], TINY, folder, workers=1)
+    return folder / "01"
 
 
 @pytest.fixture(scope="module")
@@ -270,12 +270,12 @@ def test_tissues_have_realistic_hu_and_noise_and_neighbours_agree():
 
 
 def test_equal_seeds_give_equal_bytes_whatever_the_number_of_workers(folder, tmp_path):
-    write_part("01", TINY, tmp_path / "two", workers=2)
-    write_part("01", changed(TINY, seed=4), tmp_path / "other", workers=1)
+    write_parts(["02", "01"], TINY, tmp_path / "two", workers=2)
+    write_parts(["01"], changed(TINY, seed=4), tmp_path / "other", workers=1)
     for name in ("Images_png_01.zip", "true_masks_01.zip", "DL_info.csv"):
-        assert (folder / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-        assert (folder / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
-    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == [
+        assert (folder / name).read_bytes() == (tmp_path / "two" / "01" / name).read_bytes()
+        assert (folder / name).read_bytes() != (tmp_path / "other" / "01" / name).read_bytes()
+    assert sorted(p.name for p in (tmp_path / "two" / "01").iterdir()) == [
         "DL_info.csv",
         "Images_png_01.zip",
         "true_masks_01.zip",

@@ -17,8 +17,10 @@ import numpy as np
 from lesionpipe.anchors.grid import HALF_PIXEL, AnchorSet, cell_sides
 
 # Areas of which one is less than half the other can't have an IoU of 0.5. A first pass compares boxes only with anchors
-# of comparable area; only boxes that it leaves below this IoU are then compared with all anchors.
+# of comparable area; only boxes that it leaves below this IoU are then compared with all anchors. A few boxes are
+# compared with all anchors at once, which is faster than to sort out what is comparable.
 FIRST_PASS_IOU = 0.5
+FEW_BOXES = 1000
 UNREACHABLE_PX = 1e9  # further than any anchor reaches
 SMALLEST_IOU = 1e-6  # below it, the focal objective sees no difference from none
 IOU_DIGITS = 6
@@ -59,6 +61,8 @@ class BestOverlap:
         """The same, smallest box first."""
         sizes, scales, ratios = anchor_set.sizes, anchor_set.scales, anchor_set.ratios
         sides = np.multiply.outer(sizes, cell_sides(1, scales, ratios)).astype(np.float32) + self._pixel
+        if len(self._area) <= FEW_BOXES:
+            return self._best_of_all(slice(None), sides)
         sides = sides.reshape(len(sizes), len(scales), len(ratios), 2)
         areas = sides.prod(axis=-1)  # (levels, scales, ratios)
         first = self._area.searchsorted(areas.min(axis=-1) * FIRST_PASS_IOU)  # (levels, scales)
@@ -69,10 +73,13 @@ class BestOverlap:
             reach = self._reach[level % len(self._reach)][:, rows]  # (2, rows)
             best[rows] = np.maximum(best[rows], self._best_iou(rows, reach, sides[level, scale]))
         rest = np.flatnonzero(best < FIRST_PASS_IOU)
-        reach = self._reach[:, :, rest].swapaxes(0, 1)[:, :, None]  # (2, levels or 1, 1, rest)
-        of_levels = self._best_iou(rest, reach, sides.reshape(len(sizes), -1, 2))  # (levels, rest)
-        best[rest] = np.maximum(best[rest], of_levels.max(axis=0))
+        best[rest] = np.maximum(best[rest], self._best_of_all(rest, sides.reshape(len(sizes), -1, 2)))
         return best
+
+    def _best_of_all(self, rows: slice | np.ndarray, sides: np.ndarray) -> np.ndarray:
+        """Best IoU (rows,) of some boxes with all anchors, of sides (levels, m, 2)."""
+        reach = self._reach[:, :, rows].swapaxes(0, 1)[:, :, None]  # (2, levels or 1, 1, rows)
+        return self._best_iou(rows, reach, sides).max(axis=0)
 
     def _best_iou(self, rows: slice | np.ndarray, reach: np.ndarray, sides: np.ndarray) -> np.ndarray:
         """Best IoU (…, rows) of some boxes with anchors of sides (…, m, 2), given their reach (2, …, rows)."""

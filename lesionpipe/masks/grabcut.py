@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 TRIMAP_BACKGROUND, TRIMAP_FOREGROUND, TRIMAP_UNKNOWN = 0, 1, 2  # values of a trimap
+OPENCV_LABELS = np.array((cv2.GC_BGD, cv2.GC_FGD, cv2.GC_PR_BGD), np.uint8)  # of those values
 OPENCV_SEED = 0  # of the k-means that starts the intensity mixtures
 DEFAULT_WINDOW_HU = (-175.0, 275.0)  # that of three quarters of DeepLesion, where a lesion has none
 REFINED_BOX_PX = 48  # pixels are divided until the box is this many wide and high
@@ -102,7 +103,7 @@ def segment(image: np.ndarray, trimap: np.ndarray, likely: np.ndarray, iteration
         raise NoMask("no background seeds")
     if image.min() == image.max():
         raise NoMask("constant image")
-    labels = np.choose(trimap, (cv2.GC_BGD, cv2.GC_FGD, cv2.GC_PR_BGD)).astype(np.uint8)
+    labels = OPENCV_LABELS[trimap]
     labels[(trimap == TRIMAP_UNKNOWN) & likely] = cv2.GC_PR_FGD
     try:
         _cut(image, labels, iterations)
@@ -136,5 +137,10 @@ def smoothed(mask: np.ndarray, radius: float) -> np.ndarray:
 
 def seeded_component(mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """The component that holds the most seeds, and so the crossing of the diameters, without holes."""
-    components, _ = ndimage.label(mask)
-    return ndimage.binary_fill_holes(components == np.bincount(components[seeds])[1:].argmax() + 1)
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    window = np.s_[y : y + height, x : x + width]
+    components, _ = ndimage.label(mask[window])
+    largest = np.bincount(components[seeds[window]])[1:].argmax() + 1
+    whole = np.zeros_like(mask)
+    whole[window] = ndimage.binary_fill_holes(components == largest)
+    return whole

@@ -1,8 +1,10 @@
 """The phantom's files of a part: official slices, true masks, rows of DL_info.csv; equal bytes for equal seeds."""
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from functools import partial
+from itertools import islice, product
 from pathlib import Path
 
 import cv2
@@ -24,16 +26,27 @@ NOISY = 0.003  # share of rows flagged Possibly_noisy (the flag only)
 BODY_LEVELS, BODY_SHARE = (-0.02, 2.98), (0.3, 0.86)  # both ends of the trunk as t and as normalised z
 
 
-def write_part(part: str, settings: Phantom, folder: Path, workers: int = 0) -> None:
-    """Write `Images_png_NN.zip`, `true_masks_NN.zip` and `DL_info.csv` (its rows alone) of part NN into a folder.
+Drawn = tuple[dict[str, bytes], dict[str, bytes], list[dict]]  # see _draw_patient
+
+
+def write_parts(parts: Sequence[str], settings: Phantom, folder: Path, workers: int = 0) -> None:
+    """Write `Images_png_NN.zip`, `true_masks_NN.zip` and `DL_info.csv` (its rows alone) of each part NN into folder/NN.
 
     In the archive of masks, lesion k of `000001_01_01_109.png` is `true_masks/000001_01_01_109_lesionk.png`, an 8-bit
     picture with 255 inside; k counts a slice's lesions from 1 in the order of their rows. The content depends on the
     settings and the part alone, not on other parts or the number of workers (0: one per core).
     """
     patients = range(settings.patients_per_part + settings.extra_test_patients)
-    drawn = spread(partial(_draw_patient, settings, part), patients, workers)
-    drawn = progress(drawn, f"phantom {part}", len(patients), "patient")
+    # all parts in one go, so that no worker waits for the last patient of a part
+    drawn = spread(partial(_draw_patient, settings), list(product(parts, patients)), workers)
+    with closing(drawn):
+        for part in parts:
+            of_part = islice(drawn, len(patients))
+            _write_part(part, folder / part, progress(of_part, f"phantom {part}", len(patients), "patient"))
+
+
+def _write_part(part: str, folder: Path, drawn: Iterable[Drawn]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     table = []
     with (
         atomic_path(folder / f"Images_png_{part}.zip") as images_path,
@@ -55,9 +68,9 @@ def _add(archive: zipfile.ZipFile, files: dict[str, bytes]) -> None:
         archive.writestr(info, content)
 
 
-def _draw_patient(settings: Phantom, part: str, index: int) -> tuple[dict[str, bytes], dict[str, bytes], list[dict]]:
+def _draw_patient(settings: Phantom, part_and_index: tuple[str, int]) -> Drawn:
     """A patient's slices and true masks as PNG by name in the archive, and rows of DL_info.csv."""
-    patient = plan_patient(settings, part, index)
+    patient = plan_patient(settings, *part_and_index)
     texture = random_texture(np.random.default_rng([settings.seed, patient.number, 3]))
     slices, masks = {}, {}
     for scan in patient.scans:

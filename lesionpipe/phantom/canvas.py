@@ -4,6 +4,7 @@ Body coordinates are mm: x to the right of the picture (the patient's left), y t
 origin of x and y lies in the middle of the body. Contours are cut out of solids, so that neighbouring slices agree.
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -15,7 +16,9 @@ from numpy.random import Generator
 from pydantic import BeforeValidator, TypeAdapter
 
 ANGLES = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+COS, SIN = np.cos(ANGLES), np.sin(ANGLES)
 SUBPIXEL_BITS = 4
+WHOLE = np.s_[0:, 0:]  # of a picture
 PHASES = ("native", "portal", "arterial")  # without contrast, portal-venous, arterial
 PHASE_SHARES = (0.22, 0.63, 0.15)
 
@@ -29,6 +32,7 @@ class Label(IntEnum):
     BLADDER, WOMB_PROSTATE, NODE = range(24, 27)
 
 
+Draw = Callable[[np.ndarray, np.ndarray, float], None]  # on a picture, from fixed-point px, with a value
 NamedLabel = Annotated[Label, BeforeValidator(Label.__getitem__)]  # written by its name in the tables
 
 
@@ -83,11 +87,22 @@ def random_waves(rng: Generator, amplitude: float, orders: int = 5, drift: float
 
 def superellipse(centre, radii, tilt: float = 0.0, power: float = 2.0, factor: np.ndarray | float = 1.0) -> np.ndarray:
     """Closed contour (72, 2) in mm; `factor` scales the radius per angle of ANGLES, `power` above 2 squares it."""
-    cos, sin = np.cos(ANGLES), np.sin(ANGLES)
-    radius = (np.abs(cos / radii[0]) ** power + np.abs(sin / radii[1]) ** power) ** (-1 / power) * factor
-    x, y = radius * cos, radius * sin
+    radius = (np.abs(COS / radii[0]) ** power + np.abs(SIN / radii[1]) ** power) ** (-1 / power) * factor
+    x, y = radius * COS, radius * SIN
     c, s = np.cos(tilt), np.sin(tilt)
     return np.stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y], axis=1)
+
+
+def by_label(labels: np.ndarray, values: dict[Label, float], otherwise: float, kind: type = np.float32) -> np.ndarray:
+    """The value of each label's tissue: labels uint8 (h, w) as (h, w) of a kind of number."""
+    table = np.full(256, otherwise, kind)
+    table[list(values)] = list(values.values())
+    return cv2.LUT(labels, table)
+
+
+def any_of(labels: np.ndarray, wanted: Collection[Label]) -> np.ndarray:
+    """Which labels uint8 (h, w) are among those wanted: bool (h, w)."""
+    return by_label(labels, dict.fromkeys(wanted, 1), 0, np.uint8).view(bool)
 
 
 def pieces(path: np.ndarray) -> np.ndarray:
@@ -112,20 +127,26 @@ class Canvas:
     def around(self, points_mm: np.ndarray, margin: int) -> tuple[slice, slice]:
         """The part of the picture `margin` px around points, at least one pixel."""
         points = self.to_px(points_mm).reshape(-1, 2)
-        low = np.clip(np.floor(points.min(axis=0)).astype(int) - margin, 0, self.size - 1)
-        high = np.clip(np.ceil(points.max(axis=0)).astype(int) + margin, low + 1, self.size)
-        return np.s_[low[1] : high[1], low[0] : high[0]]
+        (left, top), (right, bottom) = np.floor(points.min(axis=0)).tolist(), np.ceil(points.max(axis=0)).tolist()
+        return self._between(top, bottom, margin), self._between(left, right, margin)
 
-    def inside(self, contour: np.ndarray, part: tuple[slice, slice] = np.s_[0:, 0:]) -> np.ndarray:
+    def _between(self, low: float, high: float, margin: int) -> slice:
+        first = min(max(int(low) - margin, 0), self.size - 1)
+        return slice(first, min(max(int(high) + margin, first + 1), self.size))
+
+    def inside(self, contour: np.ndarray, part: tuple[slice, slice] = WHOLE) -> np.ndarray:
         """Pixels inside a contour (n, 2) in mm as a boolean mask, of the whole picture or a part of it."""
         mask = np.zeros(self.label[part].shape, np.uint8)
         cv2.fillPoly(mask, [self._fixed(contour, part)], 1, shift=SUBPIXEL_BITS)
-        return mask.astype(bool)
+        return mask.view(bool)
 
     def fill(self, contour: np.ndarray, label: Label, hu: float | None = None, within: tuple[Label, ...] = ()) -> None:
         """Fill a contour (n, 2) in mm with a tissue, in another HU if given; only over the labels `within` if any."""
-        part = self.around(contour, 2)
-        self._assign(part, self.inside(contour, part), label, hu, within)
+
+        def draw(picture: np.ndarray, points: np.ndarray, value: float) -> None:
+            cv2.fillPoly(picture, [points], value, shift=SUBPIXEL_BITS)
+
+        self._paint(draw, contour, 2, label, hu, within)
 
     def lines(
         self, ends: np.ndarray, radii: np.ndarray, label: Label | None, hu: float | None = None, within=()
@@ -133,22 +154,33 @@ class Canvas:
         """Draw thick segments (n, 2, 2) of radii (n,) in mm; label None keeps what the tissue is called."""
         if not len(ends):
             return
-        widths = np.maximum(np.rint(2 * radii / self.spacing), 1).astype(int)
-        part = self.around(ends, int(widths.max() / 2) + 3)
-        mask = np.zeros(self.label[part].shape, np.uint8)
-        for (a, b), width in zip(self._fixed(ends, part).tolist(), widths.tolist(), strict=True):
-            cv2.line(mask, a, b, 1, width, cv2.LINE_8, SUBPIXEL_BITS)
-        self._assign(part, mask.astype(bool), label, hu, within)
+        widths = np.maximum(np.rint(2 * radii / self.spacing), 1).astype(int).tolist()
+
+        def draw(picture: np.ndarray, points: np.ndarray, value: float) -> None:
+            for (a, b), width in zip(points.tolist(), widths, strict=True):
+                cv2.line(picture, a, b, value, width, cv2.LINE_8, SUBPIXEL_BITS)
+
+        self._paint(draw, ends, max(widths) // 2 + 3, label, hu, within)
+
+    def _paint(self, draw: Draw, points_mm: np.ndarray, margin: int, label: Label | None, hu: float | None, within):
+        """Paint what is drawn within `margin` px of the points: at once, or through a mask of the labels `within`."""
+        part = self.around(points_mm, margin) if within else WHOLE
+        points = self._fixed(points_mm, part)
+        painted = [(self.hu[part], float(self.tissue[label] if hu is None else hu))]
+        if label is not None:
+            painted.append((self.label[part], int(label)))
+        if within:
+            mask = np.zeros(self.label[part].shape, np.uint8)
+            draw(mask, points, 1)
+            chosen = mask.view(bool) & any_of(self.label[part], within)
+        for picture, value in painted:
+            if within:
+                picture[chosen] = value
+            else:
+                draw(picture, points, value)
 
     def _fixed(self, points_mm: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
         """Points as fixed-point pixels of a part of the picture."""
         rows, columns = part
-        pixels = self.to_px(points_mm) - [columns.start, rows.start]
+        pixels = self.to_px(points_mm) - (columns.start, rows.start)
         return np.rint(pixels * (1 << SUBPIXEL_BITS)).astype(np.int32)
-
-    def _assign(self, part, chosen: np.ndarray, label: Label | None, hu: float | None, within) -> None:
-        if within:
-            chosen &= np.isin(self.label[part], within)
-        self.hu[part][chosen] = self.tissue[label] if hu is None else hu
-        if label is not None:
-            self.label[part][chosen] = label

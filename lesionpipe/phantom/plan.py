@@ -12,7 +12,7 @@ from numpy.random import Generator
 from lesionpipe.params.sections import Phantom
 from lesionpipe.phantom import lesions
 from lesionpipe.phantom.anatomy import Anatomy
-from lesionpipe.phantom.canvas import Canvas, Label, Tissue
+from lesionpipe.phantom.canvas import Canvas, Label, Tissue, any_of
 from lesionpipe.phantom.lesions import Kind, Lesion
 
 TRAIN, VAL, TEST = 1, 2, 3  # Train_Val_Test
@@ -96,12 +96,12 @@ class LevelMap:
     def place(self, rng: Generator, lesion: Lesion) -> tuple[Lesion, Label] | None:
         """The lesion at a random place and angle that fits it, and the tissue there, or None; later ones keep away."""
         kind = lesion.kind
-        hosting = np.isin(self.canvas.label, kind.host) & self.free
+        hosting = any_of(self.canvas.label, kind.host) & self.free
         depth = cv2.distanceTransform(hosting.astype(np.uint8), cv2.DIST_L2, 3) * GRID_MM
         rows, columns = np.nonzero(depth >= max(kind.depth * lesion.radii[1], 0.8 * GRID_MM))
         if not len(rows):
             return None
-        over = np.isin(self.canvas.label, kind.over) & self.free
+        over = any_of(self.canvas.label, kind.over) & self.free
         for pick in rng.integers(len(rows), size=CANDIDATES):
             x, y = ([columns[pick], rows[pick]] - self.canvas.origin) * GRID_MM + rng.uniform(-0.5, 0.5, 2) * GRID_MM
             # long axes lie across or along the body more often than obliquely (as the real boxes' aspect ratios tell)

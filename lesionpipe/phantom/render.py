@@ -1,10 +1,12 @@
 """From plan to CT slices: anatomy, lesions, the scanner's blur, unevenness of tissue and correlated noise."""
 
+from functools import cache
+
 import cv2
 import numpy as np
 from numpy.random import Generator
 
-from lesionpipe.phantom.canvas import TISSUES, Canvas, Label
+from lesionpipe.phantom.canvas import TISSUES, Canvas, Label, by_label
 from lesionpipe.phantom.lesions import Lesion
 from lesionpipe.phantom.plan import Patient, Scan
 
@@ -32,24 +34,24 @@ def render_slice(patient: Patient, scan: Scan, number: int, texture: np.ndarray,
     mixed = np.cos(z / 6.0) * texture[0] + np.sin(z / 6.0) * texture[1]
     field = cv2.resize(mixed, (scan.size, scan.size), interpolation=cv2.INTER_CUBIC)
     uneven = {label: hu for label, (*_, hu) in TISSUES.items()}
-    canvas.hu += _by_label(canvas, uneven, 0) * field
+    canvas.hu += by_label(canvas.label, uneven, 0) * field
     for key in scan.key_slices:
         for lesion in key.lesions:
             _draw_lesion(canvas, lesion, z, field)
     blurred = cv2.GaussianBlur(canvas.hu, (0, 0), BLUR_MM / scan.spacing + 0.05)
     white = _white(np.random.default_rng([seed, patient.number, scan.study, number, 2]), scan.size)
     noise = cv2.GaussianBlur(white, (0, 0), max(NOISE_MM / scan.spacing, 0.3))
-    axis = np.linspace(-1, 1, canvas.size, dtype=np.float32)
-    middle = 1.1 - 0.35 * (axis[:, None] ** 2 * 1.6 + axis[None] ** 2)  # more noise in the middle of the body
-    hu = blurred + noise * (scan.noise_hu / noise.std()) * (middle * _by_label(canvas, QUIET, 1))
-    return (np.clip(np.rint(hu), -1024, 3071).astype(np.int32) + 32768).astype(np.uint16)
+    noise *= scan.noise_hu / noise.std()
+    noise *= _noise_profile(scan.size) * by_label(canvas.label, QUIET, 1)
+    hu = np.add(blurred, noise, out=blurred)
+    return (np.clip(np.rint(hu, out=hu), -1024, 3071, out=hu) + 32768).astype(np.uint16)
 
 
-def _by_label(canvas: Canvas, values: dict[Label, float], otherwise: float) -> np.ndarray:
-    """The value of each pixel's label (size, size), float32."""
-    table = np.full(256, otherwise, np.float32)
-    table[list(values)] = list(values.values())
-    return table[canvas.label]
+@cache
+def _noise_profile(size: int) -> np.ndarray:
+    """Relative noise (size, size), float32: more in the middle of the body."""
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    return 1.1 - 0.35 * (axis[:, None] ** 2 * 1.6 + axis[None] ** 2)
 
 
 def _draw_lesion(canvas: Canvas, lesion: Lesion, z: float, field: np.ndarray) -> None:

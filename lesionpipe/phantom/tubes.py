@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.random import Generator
@@ -22,13 +23,18 @@ class Tubes:
     ends: np.ndarray  # (n, 2, 3)
     radii: np.ndarray  # (n,)
 
+    @cached_property
+    def _levels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest z of each piece, (n,)."""
+        return self.ends[..., 2].min(axis=1), self.ends[..., 2].max(axis=1)
+
     def cut(self, z: float, shrink: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sections with the plane at z: in-plane ends (m, 2, 2), radii (m,), and which pieces they come from (m,).
 
         A piece that crosses steeply leaves a disc, an oblique one a capsule of the ellipse's length, one within the
         plane a band. `shrink` mm are taken off the radius (the lumen of a wall).
         """
-        low, high = self.ends[..., 2].min(axis=1), self.ends[..., 2].max(axis=1)
+        low, high = self._levels
         away = np.maximum(np.maximum(low - z, z - high), 0)
         which = np.flatnonzero(away < self.radii - shrink)
         start, step = self.ends[which, 0], self.ends[which, 1] - self.ends[which, 0]
