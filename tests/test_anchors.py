@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lesionpipe.anchors import overlap
 from lesionpipe.anchors.grid import (
     AnchorSet,
     anchors_for,
@@ -18,7 +19,6 @@ from lesionpipe.anchors.grid import (
     retinanet_set,
     strides_of,
 )
-from lesionpipe.anchors import overlap
 from lesionpipe.anchors.overlap import BestOverlap, anchor_loss
 from lesionpipe.core.boxes import pairwise_iou
 from lesionpipe.core.errors import UserError

@@ -77,9 +77,9 @@ class BestOverlap:
         return best
 
     def _best_of_all(self, rows: slice | np.ndarray, sides: np.ndarray) -> np.ndarray:
-        """Best IoU (rows,) of some boxes with all anchors, of sides (levels, m, 2)."""
+        """Best IoU (rows,) of some boxes with all anchors, of sides (levels, m, 2); 0 where they meet none."""
         reach = self._reach[:, :, rows].swapaxes(0, 1)[:, :, None]  # (2, levels or 1, 1, rows)
-        return self._best_iou(rows, reach, sides).max(axis=0)
+        return self._best_iou(rows, reach, sides).max(axis=0, initial=0)
 
     def _best_iou(self, rows: slice | np.ndarray, reach: np.ndarray, sides: np.ndarray) -> np.ndarray:
         """Best IoU (…, rows) of some boxes with anchors of sides (…, m, 2), given their reach (2, …, rows)."""

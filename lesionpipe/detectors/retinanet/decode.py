@@ -22,6 +22,7 @@ from lesionpipe.detectors.interface import DecodingSettings, Prediction
 from lesionpipe.detectors.retinanet.network import RawMaps, decode_boxes
 
 SHORTLIST = 10  # times `detections_per_image` candidates of an image are suppressed first
+LENGTHENING = 2  # of the shortlist, where it doesn't leave `detections_per_image`
 WIDENING = 0.25  # of a box's side, on each side: its window
 
 
@@ -80,19 +81,22 @@ def _suppress(candidates: Candidates, images: int, settings: DecodingSettings) -
     """Non-maximum suppression within each image, best first: at least the first `detections_per_image` survivors.
 
     Suppression goes from the best box down, so what survives among the best boxes alone survives among all as well. The
-    whole list, whose cost grows with its square, is only needed when the best don't leave `detections_per_image` boxes.
+    whole list of an image, whose cost grows with its square, is only needed where longer and longer shortlists of its
+    best boxes don't leave `detections_per_image`.
     """
     wanted = settings.detections_per_image
     order = candidates.scores.argsort(descending=True, stable=True)
     order = order[candidates.image[order].argsort(stable=True)]  # by image, best first
-    totals = torch.bincount(candidates.image, minlength=images)
-    start = totals.cumsum(0) - totals
-    rank = torch.arange(len(order), device=order.device) - start[candidates.image[order]]
-    best = _nms(_take(candidates, order[rank < SHORTLIST * wanted]), settings.nms_iou)
-    enough = torch.bincount(best.image, minlength=images) >= wanted
-    if (enough | (totals <= SHORTLIST * wanted)).all():
-        return best
-    return _nms(candidates, settings.nms_iou)
+    listed = _take(candidates, order)
+    totals = torch.bincount(listed.image, minlength=images)
+    rank = torch.arange(len(order), device=order.device) - (totals.cumsum(0) - totals)[listed.image]
+    done, length, survivors = torch.zeros_like(totals, dtype=torch.bool), SHORTLIST * wanted, []
+    while not done.all():
+        best = _nms(_take(listed, torch.nonzero(~done[listed.image] & (rank < length))[:, 0]), settings.nms_iou)
+        enough = ~done & ((torch.bincount(best.image, minlength=images) >= wanted) | (totals <= length))
+        survivors.append(_take(best, torch.nonzero(enough[best.image])[:, 0]))
+        done, length = done | enough, length * LENGTHENING
+    return Candidates(*map(torch.cat, zip(*survivors, strict=True)))
 
 
 def _nms(candidates: Candidates, iou: float) -> Candidates:
@@ -120,24 +124,32 @@ def mask_boxes(windows: Tensor, image: Tensor, mask: Tensor) -> tuple[Tensor, Te
     """Tight boxes (M, 4), pixel centre to pixel centre, around the mask within each window, and whether any is (M,).
 
     A pixel belongs to a window when its centre does. Windows are (M, 4) px, `image` (M,), `mask` (B, H, W) bool. All
-    are found at once, by bisection in the integral image of the mask.
+    that hold mask, mostly few, are found at once, by bisection in the integral image of the mask; of the others the box
+    is 0.
     """
     sides = torch.tensor([mask.shape[2], mask.shape[1]], device=mask.device)
     start = torch.minimum(windows[:, :2].ceil().long().clamp(min=0), sides)  # (M, 2) first column and row
     end = torch.maximum(torch.minimum(windows[:, 2:].floor().long() + 1, sides), start)  # one past the last
-    count = _counter(mask, image, start, end)
+    sums = F.pad(mask.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32), (1, 0, 1, 0))  # (B, H + 1, W + 1)
+    count = _counter(sums, image, start, end)
+    found = (count(end) > count(start))[:, 0]
+    holding = torch.nonzero(found)[:, 0]
+    start, end = start[holding], end[holding]
+    count = _counter(sums, image[holding], start, end)
     goals = torch.stack([count(start) + 1, count(end)])  # first place to hold a pixel, first to hold all
     places = _bisect(count, goals, start, end, steps=max(mask.shape[1:]).bit_length())
-    return (places - 1).transpose(0, 1).flatten(1).to(windows.dtype), goals[1, :, 0] >= goals[0, :, 0]
+    tight = torch.zeros_like(windows)
+    tight[holding] = (places - 1).transpose(0, 1).flatten(1).to(windows.dtype)
+    return tight, found
 
 
-def _counter(mask: Tensor, image: Tensor, start: Tensor, end: Tensor) -> Callable[[Tensor], Tensor]:
+def _counter(sums: Tensor, image: Tensor, start: Tensor, end: Tensor) -> Callable[[Tensor], Tensor]:
     """Counts of mask pixels in each window's first columns, and in its first rows, up to places (…, M, 2).
 
-    Up to a constant: counted from the image's edge, over the window's extent along the other axis.
+    Up to a constant: counted from the image's edge, over the window's extent along the other axis. `sums` are the
+    integral images (B, H + 1, W + 1) of the masks.
     """
-    sums = F.pad(mask.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32), (1, 0, 1, 0))  # (B, H + 1, W + 1)
-    along = torch.tensor([1, sums.shape[2]], device=mask.device)  # step to the next column, to the next row
+    along = torch.tensor([1, sums.shape[2]], device=sums.device)  # step to the next column, to the next row
     own = image[:, None] * sums[0].numel()
     low, high = own + start.flip(1) * along.flip(0), own + end.flip(1) * along.flip(0)
     sums = sums.flatten()
