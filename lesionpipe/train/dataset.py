@@ -109,19 +109,24 @@ class LesionDataset(Dataset):
 
 def lesions_of_slices(index: pd.DataFrame, lesions: pd.DataFrame) -> list[SliceLesions]:
     """Boxes and RECIST points in stored px of the slices in `index`, in its order."""
-    rows, found = dict(iter(lesions.groupby("file_name", sort=False))), []
-    for name, *scale in index[["file_name", "scale_x", "scale_y"]].itertuples(index=False):
-        own = rows.get(name, lesions.iloc[:0])
-        boxes, recist = (to_stored(own[columns].to_numpy(np.float64), *scale) for columns in (BOX, RECIST))
-        found.append(SliceLesions(own["lesion"].to_numpy(), boxes, recist.reshape(-1, 4, 2)))
-    return found
+    rows, ends = _on_slices(index, lesions)
+    boxes, recist = (to_stored(rows[columns], rows["scale_x"], rows["scale_y"]) for columns in (BOX, RECIST))
+    of_slices = (np.split(values, ends) for values in (rows["lesion"].to_numpy(), boxes, recist.reshape(-1, 4, 2)))
+    return list(map(SliceLesions, *of_slices))[: len(index)]
 
 
 def _boxes_of_slices(index: pd.DataFrame, table: pd.DataFrame) -> list[np.ndarray]:
     """The boxes (m, 4) of a table in stored px of each slice in `index`."""
-    rows = dict(iter(table.groupby("file_name", sort=False)))
-    slices = index[["file_name", "scale_x", "scale_y"]].itertuples(index=False)
-    return [to_stored(rows.get(name, table.iloc[:0])[BOX].to_numpy(np.float64), *scale) for name, *scale in slices]
+    rows, ends = _on_slices(index, table)
+    return np.split(to_stored(rows[BOX], rows["scale_x"], rows["scale_y"]), ends)[: len(index)]
+
+
+def _on_slices(index: pd.DataFrame, table: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """The rows of a table with the scales of their slices, in the order of `index`, and where those of the second,
+    third, … slice start."""
+    slices = index[["file_name", "scale_x", "scale_y"]].assign(place=np.arange(len(index)))
+    rows = slices.merge(table, on="file_name").sort_values("place", kind="stable")
+    return rows, rows["place"].searchsorted(np.arange(1, len(index)))
 
 
 def _moved(boxes: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
