@@ -38,8 +38,9 @@ class SliceStore:
         """The samples of `parts`, in that order; a UserError where one is missing or damaged."""
         folder, parts = Path(folder), tuple(parts)
         index = read_slice_index(parts, folder)
+        rows_of = index["part"].value_counts()
         for part in parts:
-            rows, found = int((index["part"] == part).sum()), len(_mapped(folder, part))
+            rows, found = int(rows_of.get(part, 0)), len(_mapped(folder, part))
             if rows != found:
                 unequal = f"{folder / part}.csv: {rows} rows, but {part}.npy has {found}"
                 raise UserError(f"{unequal}; run `dvc repro -f preprocess@{part}`")
