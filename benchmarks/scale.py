@@ -4,11 +4,11 @@
     python benchmarks/scale.py --parts 7 14 28            # three sizes: what grows faster than the data
     python benchmarks/scale.py --parts 3 --patients 3     # a first look: minutes
 
-DeepLesion has 56 parts, 4,427 patients, 32,120 key slices and 32,735 lesions; here 4,592, 32,340 and 36,218. What counts
-here are numbers, not pixels: slices are of 64 px, the network is the smallest and trains one epoch. So many parts as
-`--drawn` says are drawn, the others are copies (`many_parts.py`). Everything runs in a clone of the last commit with a
-cache of its own. CPU is user and system time of all processes together, less disturbed by other programs than the
-clock; what stages don't take of it is DVC's. Memory is that of all processes together (PSS, looked at twice a second).
+DeepLesion has 56 parts, 4,427 patients, 32,120 key slices and 32,735 lesions; here they are 4,592, 32,340 and 36,218.
+What counts are numbers, not pixels: slices are of 64 px, the network is the smallest and trains one epoch. `--drawn`
+parts are drawn, the others are copies (`many_parts.py`). Everything runs in a clone of the last commit with a cache of
+its own. CPU is user and system time of all processes together, which other programs disturb less than the clock; what
+stages don't take of it is DVC's. Memory is that of all processes together (PSS, looked at twice a second).
 """
 
 import argparse
