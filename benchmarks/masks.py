@@ -70,7 +70,7 @@ def variants(chosen: Masks) -> dict[str, Masks]:
 def all_methods(chosen: Masks, size: int) -> Iterator[pd.DataFrame]:
     """One table per variant: lesion, variant, seconds, method, dice, boundary_mm and the lesion's size and type."""
     lesions = read_lesions()
-    true, spacing = true_masks_of([PART], lesions), lesions.set_index("lesion")["spacing_mm"]
+    true, spacing = true_masks_of(PART, lesions), lesions.set_index("lesion")["spacing_mm"]
     tasks = slice_tasks(f"data/slices/{PART}.npy", read_slice_index([PART]), lesions)
     for name, settings in variants(chosen).items():
         rows = []

@@ -1,6 +1,6 @@
 """Stage `lesions`: DL_info.csv to one checked row per usable lesion, and the key slices of each part."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -29,8 +29,10 @@ def main() -> None:
         counts["whole_set"] = compare_with_published(counts)
     print(counts_as_text(counts))
     write_csv(LESIONS_CSV, lesions)
-    write_by_part(LESIONS_BY_PART, parts, lambda part: lesions[lesions["part"] == part])
-    write_by_part("data/key_slices", parts, lambda part: key_slices(lesions, part))
+    of_parts = dict(iter(lesions.groupby("part")))
+    by_part = {part: of_parts.get(part, lesions.iloc[:0]) for part in parts}
+    write_by_part(LESIONS_BY_PART, by_part)
+    write_by_part("data/key_slices", {part: key_slices(own) for part, own in by_part.items()})
     write_json("metrics/lesions.json", counts)
 
 
@@ -43,11 +45,11 @@ def annotations_of(params: Params) -> Annotations:
     )
 
 
-def write_by_part(folder: str | Path, parts: Sequence[str], table_of: Callable[[str], pd.DataFrame]) -> None:
+def write_by_part(folder: str | Path, tables: Mapping[str, pd.DataFrame]) -> None:
     """Leave a folder of one table per part."""
     with atomic_folder(folder) as new:
-        for part in parts:
-            write_csv(new / f"{part}.csv", table_of(part))
+        for part, table in tables.items():
+            write_csv(new / f"{part}.csv", table)
 
 
 if __name__ == "__main__":

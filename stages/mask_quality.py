@@ -12,7 +12,6 @@ from lesionpipe.mask_quality.quality import (
     examples_of,
     masks_with_lesions,
     method_counts,
-    true_masks_of,
 )
 from lesionpipe.params import load_params
 
@@ -24,16 +23,16 @@ def main() -> None:
     parts, settings = params.dataset.parts, params.masks
     SliceStore.open(parts=parts)  # refuses damaged slices
     table = masks_with_lesions(parts, read_lesions())
-    true = true_masks_of(parts, table)
+    shown = choose_examples(table["method"].to_numpy(), table["area_px"].to_numpy(), settings.method, SHOWN_LESIONS)
+    agreement, true = agreement_with_true(table, table["lesion"].iloc[shown].tolist())
     summary = method_counts(table)
-    if true:
-        table = table.merge(agreement_with_true(parts, table, true), how="left", on="lesion")
+    if len(agreement):
+        table = table.merge(agreement, how="left", on="lesion")
         compared = table.dropna(subset="dice")
         summary["true_masks"] = agreement_by_group(compared, params.evaluate.size_edges_mm)
         if len(compared) < len(table):  # annotations of one's own may hold lesions that the phantom didn't draw
             summary["true_masks"]["without_true_mask"] = len(table) - len(compared)
     write_json("metrics/masks.json", summary)
-    shown = choose_examples(table["method"].to_numpy(), table["area_px"].to_numpy(), settings.method, SHOWN_LESIONS)
     title = f"masks.method: {settings.method} - {len(table)} lesions, {summary['by_method']}"
     with atomic_path("metrics/masks.png") as temporary:
         save_contact_sheet(temporary, contact_sheet(examples_of(table.iloc[shown], true), settings, title))

@@ -9,8 +9,9 @@ from toy_set import SIDE, write_toy_set
 from lesionpipe.core.devices import Hardware
 from lesionpipe.data.masks import MaskStore
 from lesionpipe.data.samples import collate, loader
-from lesionpipe.data.stored.schema import RECIST
-from lesionpipe.data.stored.slices import SliceStore
+from lesionpipe.data.stored.schema import BOX, RECIST
+from lesionpipe.data.stored.slices import SliceStore, to_stored
+from lesionpipe.train import dataset as train_dataset
 from lesionpipe.train.dataset import AugmentationRanges, EpochSampler, LesionDataset, lesions_of_slices
 
 STILL = AugmentationRanges(flip=0.0, rotation_rad=0.0, shear_rad=0.0, scale=0.0, translation=0.0)
@@ -136,6 +137,23 @@ def test_lesions_are_scaled_to_the_stored_slice():
     np.testing.assert_array_equal(first.boxes, [[4.5, 4.5, 14.5, 9.5]])  # (x + 0.5) scale - 0.5
     np.testing.assert_array_equal(first.recist[0, 0], [9.5, 4.5])
     assert none.boxes.shape == (0, 4) and none.recist.shape == (0, 4, 2)
+
+
+def test_the_lesions_of_a_slice_are_its_rows_in_their_order_whatever_the_order_of_the_tables(monkeypatch):
+    """And all slices are scaled at once: DeepLesion's 23,000 took half a millisecond each, at every start."""
+    random, calls = np.random.default_rng(2), []
+    monkeypatch.setattr(train_dataset, "to_stored", lambda *given: calls.append(given) or to_stored(*given))
+    index = pd.DataFrame({"file_name": [*"dbca"], "scale_x": random.random(4), "scale_y": random.random(4)})
+    lesions = pd.DataFrame(random.random((30, 12)) * 100, columns=[*BOX, *RECIST])
+    lesions = lesions.assign(lesion=random.permutation(30), file_name=random.choice([*"abdx"], 30))
+    found = lesions_of_slices(index, lesions)
+    assert len(found) == 4 and len(calls) == 2
+    for slice_row, of_slice in zip(index.itertuples(), found, strict=True):
+        own = lesions[lesions["file_name"] == slice_row.file_name]
+        assert of_slice.numbers.tolist() == own["lesion"].tolist()
+        for values, columns in ((of_slice.boxes, BOX), (of_slice.recist.reshape(-1, 8), RECIST)):
+            np.testing.assert_array_equal(values, to_stored(own[columns], slice_row.scale_x, slice_row.scale_y))
+    assert lesions_of_slices(index[:0], lesions) == []
 
 
 def test_an_epoch_shows_whole_batches_of_different_samples():

@@ -209,10 +209,10 @@ def test_key_slices_appear_once_with_what_any_lesion_knows(tmp_path):
         {"File_name": "000001_01_01_020.png"},
     ]
     lesions, _ = lesions_of(tmp_path, *rows)
-    table = key_slices(lesions, "07")
+    table = key_slices(lesions)
     assert table["file_name"].tolist() == ["000001_01_01_020.png", "000001_01_01_109.png"]
     assert table["slice_interval_mm"].tolist() == [5, 5]
-    assert key_slices(lesions, "01").empty
+    assert key_slices(lesions.iloc[:0]).empty
 
 
 def test_lesions_survive_the_file(tmp_path):

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from http_server import serve
 from ruamel.yaml import YAML
@@ -187,6 +189,48 @@ def test_the_stage_leaves_the_lesions_of_each_part_and_clears_away_what_other_pa
     assert counts["annotations"]["file"] == "DL_info.csv of the phantom"
     assert f"MD5 {counts['annotations']['md5']}" in done.stdout
     assert "whole_set" not in counts
+
+
+def whole_set(root: Path, folder: Path, parts: int, text: str) -> subprocess.CompletedProcess:
+    """The stage on so many parts of NIH's archives that hold all slices of a DL_info.csv."""
+    link_code(root, folder)
+    params = YAML().load(root / "params.yaml")
+    numbers = [f"{part:02d}" for part in range(1, parts + 1)]
+    params["dataset"].update(source="nih", parts=numbers, annotations="data/inputs/annotations/mine.csv")
+    YAML().dump(params, folder / "params.yaml")
+    (folder / "data/inputs/annotations").mkdir(parents=True)
+    (folder / "data/inputs/annotations/mine.csv").write_text(text)
+    (folder / "data/inventory").mkdir()
+    names = sorted({line.split(",", 1)[0] for line in text.splitlines()[1:]})
+    for place, part in enumerate(numbers):
+        listed = dict.fromkeys(names[place::parts], (1, 0))
+        inventory = Inventory(f"Images_png_{part}.zip", listed, archive_bytes=1, archive_md5="0" * 32)
+        write_inventory(folder / "data/inventory" / f"{part}.csv", inventory)
+    done = run_stage(folder, "lesions")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_with_all_56_parts_the_totals_are_compared_with_the_published_ones(root, tmp_path):
+    text = text_of(*({"File_name": f"{n:06d}_01_01_109.png", "Patient_index": str(n)} for n in range(1, 61)))
+    for parts, told in ((55, False), (56, True)):
+        (folder := tmp_path / str(parts)).mkdir()
+        printed = whole_set(root, folder, parts, text).stdout
+        assert ("all 56 parts, lesions: 60 (published are 32,735)" in printed) == told
+        assert ("whole_set" in json.loads((folder / "metrics/lesions.json").read_text())) == told
+
+
+def test_the_totals_of_the_reconstructed_table_are_told_by_the_stage(root, tmp_path, shared_data):
+    text = (shared_data / "deeplesion" / "DL_info_reconstructed.csv").read_text()
+    assert whole_set(root, tmp_path, 56, text).stdout.splitlines()[-3:] == [
+        "all 56 parts, lesions: 32,331 (published are 32,735)",  # the reconstruction lacks 404
+        "all 56 parts, key slices: 32,120 (as published)",
+        "all 56 parts, patients: 4,427 (as published)",
+    ]
+    parts = [read_part_lesions(f"{part:02d}", tmp_path / "data/lesions_by_part") for part in range(1, 57)]
+    pd.testing.assert_frame_equal(
+        pd.concat(parts).sort_values("lesion", ignore_index=True), read_lesions(tmp_path / "data/lesions.csv")
+    )
 
 
 def test_switching_noisy_lesions_changes_nothing_that_preprocess_reads(checkout, root):

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from small_set import HIT, LESIONS, NAMES, NEAR, SIZE, change_params, write_smal
 
 from lesionpipe.core.errors import UserError
 from lesionpipe.core.formats import write_csv
+from lesionpipe.data.masks import StoredMask, write_masks
 from lesionpipe.data.stored.schema import read_lesions
+from lesionpipe.mask_quality import quality
 from lesionpipe.mask_quality.quality import drawn_lesions
 
 HEADER = (
@@ -72,6 +75,30 @@ def test_where_every_lesion_has_one_nothing_is_said_of_it(root, folder):
     draw(*[(NAMES[row], NEAR if n == 6 else HIT) for n, row, *_ in LESIONS])
     found = run_stage(root)["true_masks"]
     assert found["all"]["lesions"] == 6 and "without_true_mask" not in found
+
+
+def test_true_masks_are_held_part_by_part(folder, monkeypatch):
+    """Of DeepLesion's 56 parts they would take 9 GB at once; those of the lesions shown are kept."""
+    square, living, most = np.ones((10, 10), bool), weakref.WeakSet(), 0
+
+    class Held(dict):
+        __hash__ = object.__hash__
+
+    def true_masks(part: str, lesions: pd.DataFrame) -> Held:
+        nonlocal most
+        true = Held((lesion, np.pad(square, (10 * int(part), 0))) for lesion in lesions["lesion"])
+        living.add(true)
+        most = max(most, len(living))
+        return true
+
+    monkeypatch.setattr(quality, "true_masks_of", true_masks)
+    for n, part in enumerate(("01", "02", "03"), start=1):
+        write_masks(f"data/masks/{part}.npz", [StoredMask(n, 0, 5, 5, square)], 64)
+    table = pd.DataFrame({"lesion": [3, 1, 2], "part": ["03", "01", "02"], "spacing_mm": 1.0})
+    agreement, kept = quality.agreement_with_true(table, shown=[2])
+    assert agreement["lesion"].tolist() == [1, 2, 3]
+    assert list(kept) == [2] and kept[2].shape == (30, 30)
+    assert most == 1
 
 
 def test_real_data_have_no_true_masks(root, folder):

@@ -62,10 +62,9 @@ def by_split(table: pd.DataFrame, column: str = "lesion") -> BySplit:
     return {split: int(found.get(split, 0)) for split in SPLITS}
 
 
-def key_slices(lesions: pd.DataFrame, part: str) -> pd.DataFrame:
-    """One row per key slice of a part, sorted by file name; what one lesion's row lacks comes from another's."""
-    mine = lesions.loc[lesions["part"] == part, KEY_SLICE_COLUMNS]
-    return mine.groupby("file_name", sort=True).first().reset_index()
+def key_slices(lesions: pd.DataFrame) -> pd.DataFrame:
+    """One row per key slice of a part's lesions, by file name; what one lesion's row lacks comes from another's."""
+    return lesions[KEY_SLICE_COLUMNS].groupby("file_name", sort=True).first().reset_index()
 
 
 def compare_with_published(counts: dict) -> dict:

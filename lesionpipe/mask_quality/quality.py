@@ -4,7 +4,7 @@ Only the phantom has true masks: `data/phantom/NN/true_masks_NN.zip`, one per ro
 """
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -31,27 +31,27 @@ SAME_LESION_IOU = 0.5  # of an annotated box with that of a drawn lesion
 
 def masks_with_lesions(parts: Sequence[str], lesions: pd.DataFrame) -> pd.DataFrame:
     """A row per mask: METHOD_COLUMNS and the lesion's; a UserError where a part's lesions aren't those of the table."""
-    tables = []
+    tables, of_parts = [], dict(iter(lesions.groupby("part")["lesion"]))
     for part in parts:
-        path, own = Path(MASKS_FOLDER) / f"{part}.csv", lesions.loc[lesions["part"] == part, "lesion"]
+        path = Path(MASKS_FOLDER) / f"{part}.csv"
         table = read_methods_table(path)
-        if differing := sorted(set(own) ^ set(table["lesion"])):
+        if differing := sorted(set(of_parts.get(part, ())) ^ set(table["lesion"])):
             where = path if differing[0] in set(table["lesion"]) else "data/lesions.csv"
             raise UserError(f"{path}: lesion {differing[0]} is in {where} alone; run `dvc repro -f masks@{part}`")
         tables.append(table)
     return pd.concat(tables, ignore_index=True).merge(lesions, on="lesion")
 
 
-def true_masks_of(parts: Sequence[str], lesions: pd.DataFrame) -> dict[int, np.ndarray]:
-    """Lesion number -> true mask bool (H, W) of the archive's slice; empty where the parts have none."""
-    found = {}
-    for part in parts:
-        archive = Path(PHANTOM_FOLDER) / part / f"true_masks_{part}.zip"
-        if archive.exists():
-            true, drawn = read_true_masks(archive), read_dl_info(archive.with_name("DL_info.csv"))
-            keys = drawn_lesions(lesions[lesions["part"] == part], drawn)
-            found |= {lesion: true[key] for lesion, key in keys.items() if key in true}
-    return found
+def true_masks_of(part: str, lesions: pd.DataFrame) -> dict[int, np.ndarray]:
+    """Lesion number -> true mask bool (H, W) of the archive's slice, of the lesions of a part; empty if it has none.
+
+    Those of a part take 150 MB, those of DeepLesion's 56 parts would take 9 GB.
+    """
+    archive = Path(PHANTOM_FOLDER) / part / f"true_masks_{part}.zip"
+    if not archive.exists():
+        return {}
+    true, drawn = read_true_masks(archive), read_dl_info(archive.with_name("DL_info.csv"))
+    return {lesion: true[key] for lesion, key in drawn_lesions(lesions, drawn).items() if key in true}
 
 
 def read_true_masks(path: str | Path) -> dict[tuple[str, int], np.ndarray]:
@@ -89,16 +89,31 @@ def drawn_lesions(lesions: pd.DataFrame, drawn: pd.DataFrame) -> dict[int, tuple
     return found
 
 
-def agreement_with_true(parts: Sequence[str], table: pd.DataFrame, true: dict[int, np.ndarray]) -> pd.DataFrame:
-    """Agreement of masks with the true ones: lesion, dice, boundary_mm; a lesion without a true mask is left out."""
-    store, spacing = MaskStore.open(MASKS_FOLDER, parts), table.set_index("lesion")["spacing_mm"]
-    rows = []
-    for part in parts:
-        for row in store.rows(part):
-            for lesion, mask in zip(*store.of_slice(part, row), strict=True):
-                if lesion in true:
-                    rows.append((lesion, *measured_agreement(mask, true[lesion], spacing[lesion])))
-    return pd.DataFrame(rows, columns=["lesion", *AGREEMENT_COLUMNS])
+def agreement_with_true(table: pd.DataFrame, shown: Collection[int]) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
+    """Agreement of masks with the true ones, part by part: lesion, dice, boundary_mm; and the true masks of the lesions
+    `shown`. A lesion without a true mask is left out of both."""
+    rows, kept = [], {}
+    for part, lesions in table.groupby("part"):
+        of_part, shown_there = _agreement_in_part(part, lesions, shown)
+        rows += of_part
+        kept |= shown_there
+    return pd.DataFrame(rows, columns=["lesion", *AGREEMENT_COLUMNS]), kept
+
+
+def _agreement_in_part(
+    part: str, lesions: pd.DataFrame, shown: Collection[int]
+) -> tuple[list[tuple[int, float, float]], dict[int, np.ndarray]]:
+    """Rows and true masks of `agreement_with_true`; all other true masks of the part are let go at the end."""
+    if not (true := true_masks_of(part, lesions)):
+        return [], {}
+    store, spacing = MaskStore.open(MASKS_FOLDER, [part]), lesions.set_index("lesion")["spacing_mm"]
+    rows = [
+        (lesion, *measured_agreement(mask, true[lesion], spacing[lesion]))
+        for row in store.rows(part)
+        for lesion, mask in zip(*store.of_slice(part, row), strict=True)
+        if lesion in true
+    ]
+    return rows, {lesion: true[lesion] for lesion in shown if lesion in true}
 
 
 def examples_of(shown: pd.DataFrame, true: dict[int, np.ndarray]) -> list[Example]:

@@ -66,12 +66,18 @@ def verdicts(truth: Truth, detections: Detections, matches: Matches, threshold: 
     found, hit = np.zeros(len(truth.lesion_images), dtype=bool), np.zeros(len(scores), dtype=bool)
     found[matches.lesion[scores[matches.detection] >= threshold]] = True
     hit[matches.detection] = True
+    lesions_of, kept_of = (_of_images(images, truth) for images in (truth.lesion_images, detections.images[kept]))
     judged = []
-    for image in range(len(truth.images)):
-        lesions, marks = np.flatnonzero(truth.lesion_images == image), kept[detections.images[kept] == image]
+    for image, (lesions, marks) in enumerate(zip(lesions_of, (kept[of_image] for of_image in kept_of), strict=True)):
         worst = float(scores[marks[~hit[marks]]].max(initial=0.0))
         judged.append(Verdict(image, lesions, found[lesions], marks, hit[marks], worst))
     return judged
+
+
+def _of_images(images: np.ndarray, truth: Truth) -> list[np.ndarray]:
+    """Of things on the `images` (n,) the positions that lie on each image of the truth, in their order."""
+    order, count = np.argsort(images, kind="stable"), len(truth.images)
+    return np.split(order, np.searchsorted(images[order], np.arange(1, count)))[:count]
 
 
 def choose_slices(judged: Sequence[Verdict], strata: pd.Series, wanted: int) -> list[Verdict]:
