@@ -9,6 +9,7 @@ from lesionpipe.train.dataset import (
     AugmentationRanges,
     compose,
     crop_corner,
+    crop_side,
     ellipse_points,
     keep_inside,
     mask_points,
@@ -177,3 +178,16 @@ def test_without_a_lesion_the_crop_lies_anywhere_in_the_image():
 def test_the_crop_of_an_image_is_that_part_of_it():
     slices = np.arange(64, dtype=np.int16).reshape(1, 8, 8)
     np.testing.assert_array_equal(warp_slices(slices, moved_by(-np.array([2, 3])), -1024, 4), slices[:, 3:7, 2:6])
+
+
+@pytest.mark.parametrize(
+    ("share", "side", "stride", "wanted"),
+    [(0.75, 256, 64, 192), (0.75, 512, 64, 384), (0.75, 256, 128, None), (0.5, 256, 128, 128), (0.6, 320, 64, 192)],
+)
+def test_a_crop_is_padded_as_the_whole_image_is(share, side, stride, wanted):
+    """0.6 of 320 px is 192, two strides less; of 256 px three quarters are less than one stride of 128 away."""
+    assert crop_side(share, side, stride) == wanted
+
+
+def test_without_cropping_there_is_no_crop():
+    assert crop_side(1, 256, 64) is None

@@ -68,7 +68,7 @@ def test_box_follows_its_mask_with_the_margin(tmp_path):
 
 def test_a_crop_is_a_part_of_the_augmented_slice_with_its_boxes_and_masks(tmp_path):
     flips = STILL._replace(flip=0.5)  # exact, wherever the crop lies
-    whole, cropped = dataset(tmp_path, ranges=flips), dataset(tmp_path, ranges=flips._replace(crop=0.5))
+    whole, cropped = dataset(tmp_path, ranges=flips), dataset(tmp_path, ranges=flips._replace(crop_px=SIDE // 2))
     for index in range(12):
         full, part = whole[0, index], cropped[0, index]
         assert part.hu.shape == (len(full.hu), SIDE // 2, SIDE // 2)

@@ -62,7 +62,7 @@ def write(table):
 
 def test_mined_boxes_move_with_the_augmented_slice_and_reach_the_detector(toy):
     training = training_of(toy[0])
-    training.slices.ranges = training.slices.ranges._replace(crop=1)
+    training.slices.ranges = training.slices.ranges._replace(crop_px=None)
     samples = [training.slices[0, index] for index in range(4)]
     assert [len(sample.negatives) for sample in samples] == [2, 1, 0, 0]
     assert samples[0].negatives.dtype == np.float32

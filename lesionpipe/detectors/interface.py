@@ -64,6 +64,7 @@ class Detector(nn.Module):
     """
 
     loss_names: tuple[str, ...] = ()  # keys of `losses`, in the order of the history's columns
+    stride: int = 1  # of the coarsest map, px: images whose sides differ by a multiple of it are padded alike
 
     def losses(self, images: Tensor, targets: Targets, share: Share) -> dict[str, Tensor]:
         """The parts of the training loss, unweighted: a differentiable float32 scalar for each of `loss_names`.

@@ -19,7 +19,7 @@ from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.detectors.backbones import weights_file
 from lesionpipe.detectors.build import build_detector, fixed_anchors
 from lesionpipe.params import Network, Preprocess, Runtime, Train
-from lesionpipe.train.dataset import AugmentationRanges, LesionDataset
+from lesionpipe.train.dataset import AugmentationRanges, LesionDataset, crop_side
 from lesionpipe.train.loop import Training, TrainingSettings
 from lesionpipe.train.state import fingerprint_of, state_folder
 
@@ -48,7 +48,8 @@ def build_training(
             "processes"
         )
     has_masks = "mask" in detector.loss_names
-    slices, validation_slices = _datasets(parts, noisy, preprocess, train, hardware.processes, has_masks)
+    crop_px = crop_side(train.crop, preprocess.image_size, detector.stride)
+    slices, validation_slices = _datasets(parts, noisy, preprocess, train, crop_px, hardware.processes, has_masks)
     sections = {"preprocess": preprocess, "network": network, "train": train}
     plain = {name: section.model_dump(mode="json") for name, section in sections.items()}
     plain["train"]["precision"] = arithmetic.precision  # what is used, not `auto`
@@ -59,12 +60,18 @@ def build_training(
 
 
 def _datasets(
-    parts: Sequence[str], noisy: Noisy, preprocess: Preprocess, train: Train, processes: int, with_masks: bool
+    parts: Sequence[str],
+    noisy: Noisy,
+    preprocess: Preprocess,
+    train: Train,
+    crop_px: int | None,
+    processes: int,
+    with_masks: bool,
 ) -> tuple[LesionDataset, LesionDataset]:
     """The slices of the splits train and val with the lesions that count, at least one slice for each process."""
     lesions, stored = read_lesions(LESIONS_FILE), SliceStore.open(SLICES_FOLDER, parts)
     counted, masks = counted_lesions(lesions, noisy), MaskStore.open(MASKS_FOLDER, parts)
-    ranges = AugmentationRanges(**train.model_dump(include=set(AugmentationRanges._fields)))
+    ranges = AugmentationRanges(**train.model_dump(include=set(AugmentationRanges._fields)), crop_px=crop_px)
     wanted, datasets = (preprocess.slices, preprocess.image_size, preprocess.image_size), []
     for split in ("train", "val"):
         slices = stored.select([split]).counted(lesions, noisy)

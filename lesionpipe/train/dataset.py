@@ -9,10 +9,11 @@ and t the translation. A box of DeepLesion is the extent of the RECIST end point
 transformed lesion is the extent of its transformed points plus the transformed margin, see `transform_box`. The corners
 of the transformed old box, which would make it too large, are never used.
 
-A crop (`train.crop`) is a square part of the transformed image around one of its lesions, at random places: what
-lies far from all lesions teaches little, so that the same arithmetic sees more lesions.
+A crop (`train.crop`, see `crop_side`) is a square part of the transformed image around one of its lesions, at a random
+place: what lies far from all lesions teaches little, so that the same arithmetic sees more lesions.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ class AugmentationRanges(NamedTuple):
     shear_rad: float  # largest angle
     scale: float  # largest relative change of size
     translation: float  # largest shift, share of the image side
-    crop: float = 1  # side of the crop, share of the image side
+    crop_px: int | None = None  # side of the crop, px; None: the whole image
 
 
 class SliceLesions(NamedTuple):
@@ -97,9 +98,9 @@ class LesionDataset(Dataset):
         masks = self._masks(index) if self.with_masks or np.isnan(lesions.recist).any() else None
         moved = [transform_box(box, _points(lesions, i, masks), matrix) for i, box in enumerate(lesions.boxes)]
         moved = np.array(moved).reshape(-1, 4)
-        if (crop := round(self.ranges.crop * side)) < side:
-            corner = crop_corner(random, moved, side, crop)
-            moved, matrix, side = moved - np.tile(corner, 2), moved_by(-corner) @ matrix, crop
+        if self.ranges.crop_px is not None:
+            corner = crop_corner(random, moved, side, self.ranges.crop_px)
+            moved, matrix, side = moved - np.tile(corner, 2), moved_by(-corner) @ matrix, self.ranges.crop_px
         boxes, inside = keep_inside(moved, side)
         masks = warp_masks(masks[inside], matrix, side) if self.with_masks else None
         boxes, hu = boxes[inside].astype(np.float32), warp_slices(hu, matrix, self.air, side)
@@ -190,6 +191,17 @@ def compose(side: int, flip=(1, 1), scale=(1, 1), shear: float = 0, rotation: fl
     matrix[:2, :2] = linear
     matrix[:2, 2] = centre + np.asarray(shift, float) - linear @ centre
     return matrix
+
+
+def crop_side(share: float, side: int, stride: int) -> int | None:
+    """Side (px) of the crops of an image of `side` px: the least from `share` of it on that can be trained on.
+
+    It is less than `side` by a multiple of `stride`, that of the detector's coarsest map. Otherwise the last cells of
+    that map would see another share of padding in whole images than in all crops, and predict what they never learned:
+    high scores without a lesion. None where no side below `side` is one.
+    """
+    steps = math.floor((1 - share) * side / stride + 1e-9)
+    return side - steps * stride if steps else None
 
 
 def crop_corner(random: np.random.Generator, boxes: np.ndarray, side: int, crop: int) -> np.ndarray:

@@ -53,6 +53,7 @@ class RegionDetector(Detector):
         self.proposal_head, self.region_head = proposal_head, region_head
         self.mask_head = mask_head
         self.anchor_set, self.image_size = anchor_set, image_size
+        self.stride = anchor_set.strides[-1]
         self.sampled_regions, self.nms_iou = sampled_regions, nms_iou
         self.smallest_proposal = SMALLEST_PROPOSAL_PX * image_size / 512
         self.register_buffer("anchors", self._make_anchors(image_size, image_size), persistent=False)  # (A, 4)

@@ -27,6 +27,7 @@ class RetinaNet(Detector):
         self.network = network
         self.anchor_set = anchor_set
         self.image_size = image_size
+        self.stride = anchor_set.strides[-1]
         anchors = torch.from_numpy(anchors_for(anchor_set, image_size, image_size))
         self.register_buffer("anchors", anchors, persistent=False)  # (A, 4) float32
         self.loss_names = ("classification", "box", *(() if network.segmentation is None else ("mask",)))
