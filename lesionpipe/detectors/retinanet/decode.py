@@ -6,22 +6,22 @@ quarter of its side. Their tight box, widened by the margin (DeepLesion's boxes 
 masks don't), is compared with the box itself. A mask that goes on beyond the box so lowers the IoU, a neighbouring
 lesion's mask outside the window doesn't count, and without mask pixels the IoU is 0 and p stays. Scores may exceed 1:
 FROC and mAP only need their order. It comes *before* NMS, so that of several boxes on one lesion the one survives that
-fits the mask best. All steps run on the maps' device for the whole batch at once.
+fits the mask best. All steps run on the maps' device, all but NMS for the whole batch at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image, nms
 
 from lesionpipe.core import boxes as box_math
 from lesionpipe.detectors.interface import DecodingSettings, Prediction
 from lesionpipe.detectors.retinanet.network import RawMaps, decode_boxes
 
-SHORTLIST = 10  # times `detections_per_image` candidates of an image are suppressed first
+SHORTLIST = 10  # times `detections_per_image`: candidates of an image that are suppressed first
 LENGTHENING = 2  # of the shortlist, where it doesn't leave `detections_per_image`
 WIDENING = 0.25  # of a box's side, on each side: its window
 
@@ -52,13 +52,9 @@ def decode_maps(
     if settings.calibrate and mask is not None:
         margin = recist_margin[found.image] if isinstance(recist_margin, Tensor) else recist_margin
         found = found._replace(scores=calibrate(*found, mask > settings.mask_threshold, margin))
-    kept = _suppress(found, images, settings)
-    kept = _take(kept, kept.image.argsort(stable=True))  # by image, best first
-    counts = torch.bincount(kept.image, minlength=images).tolist()
     masks = [None] * images if mask is None else mask.unbind()
-    of_images = zip(kept.boxes.split(counts), kept.scores.split(counts), masks, strict=True)
-    limit = settings.detections_per_image
-    return [Prediction(boxes[:limit], scores[:limit], own_mask) for boxes, scores, own_mask in of_images]
+    of_images = zip(_by_image(found, images), masks, strict=True)
+    return [Prediction(*_suppress(*own, settings), own_mask) for own, own_mask in of_images]
 
 
 def _candidates(raw: RawMaps, anchors: Tensor, settings: DecodingSettings, image_size: tuple[int, int]) -> Candidates:
@@ -77,34 +73,27 @@ def _candidates(raw: RawMaps, anchors: Tensor, settings: DecodingSettings, image
     return Candidates(clip_boxes_to_image(boxes + 0.5, image_size) - 0.5, scores[image, place], image)
 
 
-def _suppress(candidates: Candidates, images: int, settings: DecodingSettings) -> Candidates:
-    """Non-maximum suppression within each image, best first: at least the first `detections_per_image` survivors.
+def _by_image(candidates: Candidates, images: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Boxes (n, 4) and scores (n,) of each image, best first, those of equal scores in the order given."""
+    order = candidates.scores.argsort(descending=True, stable=True)
+    order = order[candidates.image[order].argsort(stable=True)]
+    counts = torch.bincount(candidates.image, minlength=images).tolist()
+    return zip(candidates.boxes[order].split(counts), candidates.scores[order].split(counts), strict=True)
+
+
+def _suppress(boxes: Tensor, scores: Tensor, settings: DecodingSettings) -> tuple[Tensor, Tensor]:
+    """What non-maximum suppression leaves of an image's boxes (n, 4) and scores (n,), best first: the first of it.
 
     Suppression goes from the best box down, so what survives among the best boxes alone survives among all as well. The
-    whole list of an image, whose cost grows with its square, is only needed where longer and longer shortlists of its
-    best boxes don't leave `detections_per_image`.
+    cost grows with the square of their number: more are only looked at where fewer don't leave enough.
     """
     wanted = settings.detections_per_image
-    order = candidates.scores.argsort(descending=True, stable=True)
-    order = order[candidates.image[order].argsort(stable=True)]  # by image, best first
-    listed = _take(candidates, order)
-    totals = torch.bincount(listed.image, minlength=images)
-    rank = torch.arange(len(order), device=order.device) - (totals.cumsum(0) - totals)[listed.image]
-    done, length, survivors = torch.zeros_like(totals, dtype=torch.bool), SHORTLIST * wanted, []
-    while not done.all():
-        best = _nms(_take(listed, torch.nonzero(~done[listed.image] & (rank < length))[:, 0]), settings.nms_iou)
-        enough = ~done & ((torch.bincount(best.image, minlength=images) >= wanted) | (totals <= length))
-        survivors.append(_take(best, torch.nonzero(enough[best.image])[:, 0]))
-        done, length = done | enough, length * LENGTHENING
-    return Candidates(*map(torch.cat, zip(*survivors, strict=True)))
-
-
-def _nms(candidates: Candidates, iou: float) -> Candidates:
-    return _take(candidates, batched_nms(*candidates, iou))
-
-
-def _take(candidates: Candidates, index: Tensor) -> Candidates:
-    return Candidates(*(column[index] for column in candidates))
+    length = SHORTLIST * wanted
+    kept = nms(boxes[:length], scores[:length], settings.nms_iou)
+    while len(kept) < wanted and length < len(boxes):
+        length *= LENGTHENING
+        kept = nms(boxes[:length], scores[:length], settings.nms_iou)
+    return boxes[kept[:wanted]], scores[kept[:wanted]]
 
 
 def calibrate(boxes: Tensor, scores: Tensor, image: Tensor, mask: Tensor, margin: float | Tensor) -> Tensor:
