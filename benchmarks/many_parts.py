@@ -20,7 +20,7 @@ from lesionpipe.core.errors import run
 from lesionpipe.core.files import atomic_folder
 from lesionpipe.core.formats import write_csv
 from lesionpipe.params import load_params
-from lesionpipe.phantom.archive import write_part
+from lesionpipe.phantom.archive import write_parts
 
 PATIENT = re.compile("[0-9]{6}(?=_[0-9]{2}_[0-9]{2}[_/])")  # of 000001_01_01_109.png and 000001_01_01/109.png
 
@@ -29,13 +29,11 @@ def main() -> None:
     params, drawn = load_params(), int(sys.argv[1])
     parts, patients = params.dataset.parts, params.phantom.patients_per_part
     with atomic_folder(Path("data/phantom")) as folder:
-        for place, part in enumerate(parts):
+        write_parts(parts[:drawn], params.phantom, folder, params.runtime.workers)
+        for place, part in enumerate(parts[drawn:], start=drawn):
             (folder / part).mkdir()
-            if place < drawn:
-                write_part(part, params.phantom, folder / part, params.runtime.workers)
-            else:
-                original = folder / parts[place % drawn]
-                copy_part(original, folder / part, patients * (int(part) - int(original.name)), place // drawn)
+            original = folder / parts[place % drawn]
+            copy_part(original, folder / part, patients * (int(part) - int(original.name)), place // drawn)
 
 
 def copy_part(original: Path, copy: Path, shift: int, brighter_hu: int) -> None:

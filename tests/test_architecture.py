@@ -3,6 +3,7 @@ can change a stage's result."""
 
 import ast
 import collections
+import importlib
 import subprocess
 
 import pytest
@@ -144,6 +145,20 @@ def test_files_and_functions_stay_short():
 def test_every_module_says_what_it_owns():
     for module in [*MODULES, *SCRIPTS, *(ROOT / "benchmarks").glob("*.py")]:
         assert ast.get_docstring(ast.parse(module.read_text())), f"{shown(module)} has no docstring"
+
+
+def test_what_benchmarks_import_from_the_package_is_there():
+    """No other test starts them."""
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.walk(ast.parse(script.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "lesionpipe":
+                for name in (alias.name for alias in node.names):
+                    there = hasattr(importlib.import_module(node.module), name) or is_module(f"{node.module}.{name}")
+                    assert there, f"{shown(script)}: {node.module} has no {name}"
+
+
+def is_module(name):
+    return any(PACKAGE.parent.joinpath(*name.split(".")).with_suffix(suffix).exists() for suffix in ("", ".py"))
 
 
 def test_one_name_is_one_thing_in_the_whole_package():
