@@ -161,6 +161,19 @@ def test_a_crop_holds_its_lesion_and_lies_at_every_place_that_does():
     assert set(found[:, 0]) == set(range(14, 21)) and set(found[:, 1]) == {0}
 
 
+@given(
+    st.lists(st.tuples(*[st.floats(-20, 90)] * 2, *[st.floats(0.5, 80)] * 2), min_size=1, max_size=4),
+    st.integers(8, 64),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_crop_lies_in_the_image_and_keeps_a_lesion_where_there_is_one(lesions, crop, seed):
+    """Also lesions cut at the border, or larger than crop or image: one with its centre in the image stays."""
+    boxes = np.array([[x, y, x + width, y + height] for x, y, width, height in lesions])
+    corner = crop_corner(np.random.default_rng(seed), boxes, 64, crop)
+    assert (corner >= 0).all() and (corner <= 64 - crop).all()
+    assert keep_inside(boxes - np.tile(corner, 2), crop)[1].any() == keep_inside(boxes, 64)[1].any()
+
+
 def test_a_crop_smaller_than_its_lesion_lies_in_its_middle():
     assert (corners([9.5, 9.5, 49.5, 49.5], 64, 16) == 22).all()  # pixels 10 to 49, of which 22 to 37 are the middle
 
