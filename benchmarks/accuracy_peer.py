@@ -34,7 +34,7 @@ from lesionpipe.core.formats import write_csv
 from lesionpipe.data.stored.slices import SliceStore
 from lesionpipe.detect.stored_slices import build_settings, detect_slices
 from lesionpipe.detectors.checkpoint import Model
-from lesionpipe.detectors.interface import DecodingSettings, Detector, Prediction, Share, Targets
+from lesionpipe.detectors.interface import DecodingSettings, Detector, Float32Conv2d, Prediction, Share, Targets
 from lesionpipe.detectors.retinanet.detector import NMS_IOU
 from lesionpipe.detectors.windows import Windows
 from lesionpipe.params import Params, load_params
@@ -59,6 +59,8 @@ class PeerDetector(Detector):
         self.network = torchvision_network(
             network, anchors, VALIDATION.with_nms_iou(NMS_IOU), preprocess.image_size, channels=channels
         )
+        for head, name in zip(self.network.head.children(), ("cls_logits", "bbox_reg"), strict=True):
+            setattr(head, name, _predicting(getattr(head, name)))
         self.network.head.register_forward_hook(_in_float32)
         self.loss_names = ("classification", "box")
 
@@ -78,6 +80,13 @@ class PeerDetector(Detector):
         network.detections_per_img = settings.detections_per_image
         found = network(list(self.windows(images)))
         return [Prediction(one["boxes"].float(), one["scores"].float(), None) for one in found]
+
+
+def _predicting(layer: nn.Conv2d) -> Float32Conv2d:
+    """The same layer, known as one that predicts: Adam moves it, as ours, where Muon moves hidden kernels."""
+    own = Float32Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding)
+    own.weight, own.bias = layer.weight, layer.bias
+    return own
 
 
 def _in_float32(_head: nn.Module, _levels: tuple, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
