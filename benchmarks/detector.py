@@ -27,6 +27,7 @@ from lesionpipe.detect.stored_slices import build_settings, for_inference
 from lesionpipe.detectors.build import build_detector, fixed_anchors
 from lesionpipe.detectors.interface import DecodingSettings, Detector, Targets, single_process
 from lesionpipe.params import Network, Preprocess, load_params
+from lesionpipe.train.optimizers import build_optimizers
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,8 +91,10 @@ def our_detector(params: Network, anchors: AnchorSet, setting: Setting, slices: 
     return setting.place(build_detector(params, preprocess, anchors))
 
 
-def our_step(detector: Detector, setting: Setting, compiled: bool, slices: int = 3) -> Callable[[], None]:
-    """One training step: forward, matching, losses, backward, Adam."""
+def our_step(
+    detector: Detector, setting: Setting, compiled: bool, slices: int = 3, optimizer: str = "adam"
+) -> Callable[[], None]:
+    """One training step: forward, matching, losses, backward, optimiser."""
     detector.train()
     if compiled:
         detector.compile()
@@ -99,14 +102,17 @@ def our_step(detector: Detector, setting: Setting, compiled: bool, slices: int =
     masks = torch.zeros(len(LESIONS), setting.size, setting.size, dtype=torch.uint8, device=setting.device)
     masks[:, : setting.size // 8, : setting.size // 8] = 1
     targets = Targets([setting.boxes()] * setting.batch, [masks] * setting.batch)
-    optimiser = torch.optim.Adam(detector.parameters(), 1e-6, fused=True)
+    optimizers = build_optimizers(optimizer, detector)
+    for group in (group for own in optimizers for group in own.param_groups):
+        group["lr"] = 1e-6
 
     def step() -> None:
         with setting.autocast():
             losses = detector.losses(images, targets, single_process)
-        optimiser.zero_grad()
+        detector.zero_grad()
         sum(losses.values()).backward()
-        optimiser.step()
+        for own in optimizers:
+            own.step()
 
     return step
 

@@ -9,21 +9,19 @@ training and are not in it. All lines are timed in turn; the shortest time of ea
 The share is of the FLOPs of convolutions and matrix products (backward: twice the forward), without the optimiser's.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from detector import LESIONS, Setting, flops, matmul_peak, times
+from detector import Setting, flops, matmul_peak, our_step, times
 
 from lesionpipe.anchors.grid import read_anchors
 from lesionpipe.core.bfloat16 import choose_arithmetic
 from lesionpipe.core.devices import tune_for
 from lesionpipe.detectors.build import build_detector
-from lesionpipe.detectors.interface import DecodingSettings, Detector, Targets, single_process
+from lesionpipe.detectors.interface import DecodingSettings, Detector
 from lesionpipe.params import Params, load_params
-from lesionpipe.train.optimizers import build_optimizers
 
 ROOT = Path(__file__).parents[1]
 # name, and what changes of `network` and `train`
@@ -44,12 +42,12 @@ def main(
     params = load_params(ROOT / "params.yaml")
     arithmetic = choose_arithmetic(precision, "cpu", training=True)
     tune_for("cpu")
-    jobs, images, work, changes = {}, {}, {}, {}
+    jobs, images, work, changes, slices = {}, {}, {}, {}, params.preprocess.slices
     for name, change in LINES.items():
         changes |= change
         detector, setting = _contestant(params, changes, arithmetic.precision, iterations)
-        jobs[name] = _step(detector, setting, changes["optimizer"])
-        images[name], work[name] = setting.batch, 3 * flops(detector, setting, params.preprocess.slices)
+        images[name], work[name] = setting.batch, 3 * flops(detector, setting, slices)
+        jobs[name] = our_step(detector, setting, False, slices, changes["optimizer"])
     seconds, peak = times(jobs, setting), matmul_peak(setting, 2048)
     print(f"{arithmetic.precision}, {torch.get_num_threads()} threads; matrix product {peak / 1e9:.0f} GFLOP/s")
     print(f"{'':24s} {'images/s':>9s} {'GFLOP per image':>16s} {'of peak':>8s}")
@@ -70,28 +68,6 @@ def _contestant(params: Params, changes: dict[str, Any], precision: str, iterati
     torch.manual_seed(0)
     detector = build_detector(network, params.preprocess, read_anchors(ROOT / "data/anchors.json"))
     return setting.place(detector), setting
-
-
-def _step(detector: Detector, setting: Setting, optimizer: str) -> Callable[[], None]:
-    """One training step; the learning rate is so low that the weights stay what they are."""
-    images, side = setting.images(setting.batch), setting.size
-    masks = torch.zeros(len(LESIONS), side, side, dtype=torch.uint8)
-    masks[:, : side // 8, : side // 8] = 1
-    targets = Targets([setting.boxes()] * setting.batch, [masks] * setting.batch)
-    optimizers = build_optimizers(optimizer, detector)
-    for group in (group for own in optimizers for group in own.param_groups):
-        group["lr"] = 1e-9
-
-    def step() -> None:
-        detector.train()
-        with setting.autocast():
-            losses = detector.losses(images, targets, single_process)
-        detector.zero_grad()
-        sum(losses.values()).backward()
-        for own in optimizers:
-            own.step()
-
-    return step
 
 
 if __name__ == "__main__":
