@@ -13,7 +13,6 @@ from lesionpipe.train.dataset import (
     ellipse_points,
     keep_inside,
     mask_points,
-    moved_by,
     random_matrix,
     transform_box,
     warp_masks,
@@ -190,7 +189,7 @@ def test_without_a_lesion_the_crop_lies_anywhere_in_the_image():
 
 def test_the_crop_of_an_image_is_that_part_of_it():
     slices = np.arange(64, dtype=np.int16).reshape(1, 8, 8)
-    np.testing.assert_array_equal(warp_slices(slices, moved_by(-np.array([2, 3])), -1024, 4), slices[:, 3:7, 2:6])
+    np.testing.assert_array_equal(warp_slices(slices, compose(8, shift=(-2, -3)), -1024, 4), slices[:, 3:7, 2:6])
 
 
 @pytest.mark.parametrize(

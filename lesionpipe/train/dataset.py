@@ -100,7 +100,7 @@ class LesionDataset(Dataset):
         moved = np.array(moved).reshape(-1, 4)
         if self.ranges.crop_px is not None:
             corner = crop_corner(random, moved, side, self.ranges.crop_px)
-            moved, matrix, side = moved - np.tile(corner, 2), moved_by(-corner) @ matrix, self.ranges.crop_px
+            moved, matrix, side = moved - np.tile(corner, 2), compose(side, shift=-corner) @ matrix, self.ranges.crop_px
         boxes, inside = keep_inside(moved, side)
         masks = warp_masks(masks[inside], matrix, side) if self.with_masks else None
         boxes, hu = boxes[inside].astype(np.float32), warp_slices(hu, matrix, self.air, side)
@@ -220,13 +220,6 @@ def crop_corner(random: np.random.Generator, boxes: np.ndarray, side: int, crop:
     low, high = np.where(low > high, middle, low), np.where(low > high, middle, high)
     low, high = np.clip(low, 0, last), np.clip(high, 0, last)
     return (low + np.floor(unit[1:] * (high - low + 1))).astype(int)
-
-
-def moved_by(shift: np.ndarray) -> np.ndarray:
-    """The matrix (3, 3) that adds x, y (2,)."""
-    matrix = np.eye(3)
-    matrix[:2, 2] = shift
-    return matrix
 
 
 def warp_slices(slices: np.ndarray, matrix: np.ndarray, air: int, side: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch.optim import Adam, Optimizer
 
 from lesionpipe.detectors.interface import Float32Conv2d, Float32Linear
 
-# of the quintic Newton-Schulz iteration, Jordan et al.'s: after five steps singular values lie between 0.7 and 1.2
+# of the quintic Newton-Schulz iteration, Jordan et al.'s: five steps bring all but tiny singular values to 0.7 … 1.2
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 MOMENTUM = 0.95
 STEP_SIZE = 0.4  # root mean square of a step over the learning rate; Adam's is 0.2 to 0.4 (Liu et al., 2025: 0.2)
