@@ -19,8 +19,8 @@ def score_rows(rows: Mapping[str, str | None], finished: Mapping[str, Mapping[in
 
     Sensitivities are shares, keyed by the rate; None where a number is undefined or no run of a row is finished.
     `rows` names the row that each is compared with, `finished` holds the Git reference (or the detections.csv) of each
-    finished run by row and seed. A UserError where detections are in no
-    cache, or two runs were evaluated on different slices or lesions.
+    finished run by row and seed. A UserError where detections are in no cache, or two runs were evaluated on different
+    slices or lesions.
     """
     chosen, references = params.evaluate, [reference for runs in finished.values() for reference in runs.values()]
     truth, found = open_runs(references, SPLIT, params.dataset.parts, params.lesions.noisy)
